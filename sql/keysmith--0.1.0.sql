@@ -183,12 +183,14 @@ CREATE TABLE keysmith_private.tenant (
     suspended_reason text,
     metadata         jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
     limits           text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
+    erased_at        timestamptz,
     UNIQUE (keyspace, name),
     UNIQUE (tenant_id, keyspace),
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
 COMMENT ON TABLE keysmith_private.tenant IS 'The customers of a keyspace; they own keys';
 COMMENT ON COLUMN keysmith_private.tenant.limits IS 'The rate limits that all its keys of an environment share';
+COMMENT ON COLUMN keysmith_private.tenant.erased_at IS 'The time when it was erased; its requests are recorded without address and member since then';
 
 CREATE TABLE keysmith_private.member (
     tenant_id uuid NOT NULL,
@@ -295,12 +297,14 @@ CREATE TABLE keysmith_private.audit_content (
     acting_member text COLLATE "C",
     client       inet,
     tenant       text COLLATE "C",
+    tenant_id    uuid,
     key_id       uuid,
     before       jsonb,
     after        jsonb
 );
 COMMENT ON TABLE keysmith_private.audit_content IS 'The parts of an entry that may identify a person: who acted, on whom, and what changed';
 COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'A digest over the salt and the other columns; see docs/architecture.md';
+COMMENT ON COLUMN keysmith_private.audit_content.tenant IS 'The name that the tenant had at that time';
 COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random bytes, so that the content cannot be guessed from the digest';
 
 -- Spending updates a balance. Pages are left half empty, so that the new row version fits
@@ -652,13 +656,12 @@ END $$;
 
 -- The view of the audit.
 
--- A session that acts for a key does not see acts on keys of other environments. The tenant and
--- the environment of an entry are looked up only for readers who see a part of the rows.
+-- A session that acts for a key does not see acts on keys of other environments. The
+-- environment of an entry is looked up only for readers who see a part of the rows.
 CREATE VIEW keysmith_private.all_audit AS
 SELECT a.keyspace, a.entry, a.at, a.action, c.tenant, c.key_id, c.role, c.session_role, c.acting_key,
        c.acting_member, c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
-       (SELECT t.tenant_id FROM keysmith_private.tenant t
-        WHERE t.keyspace = a.keyspace AND t.name = c.tenant) AS tenant_id,
+       c.tenant_id,
        (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = c.key_id) AS environment
 FROM keysmith_private.audit_entry a
 LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content;
@@ -668,7 +671,7 @@ COMMENT ON COLUMN keysmith.audit.keyspace IS 'The keyspace of the act; * if it c
 COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, from 1';
 COMMENT ON COLUMN keysmith.audit.at IS 'The time of the act';
 COMMENT ON COLUMN keysmith.audit.action IS 'The name of the act, such as mint or define_role';
-COMMENT ON COLUMN keysmith.audit.tenant IS 'The name of the tenant that the act concerns';
+COMMENT ON COLUMN keysmith.audit.tenant IS 'The tenant that the act concerns, by the name that it had';
 COMMENT ON COLUMN keysmith.audit.key_id IS 'The id of the key that the act concerns';
 COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
 COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
@@ -2313,10 +2316,12 @@ CREATE FUNCTION keysmith.create_tenant(
     plan text DEFAULT NULL,
     metadata jsonb DEFAULT NULL,
     limits jsonb DEFAULT NULL,
-    credits jsonb DEFAULT NULL
+    credits jsonb DEFAULT NULL,
+    tenant_id uuid DEFAULT NULL,
+    if_not_exists boolean DEFAULT false
 ) RETURNS uuid
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
-COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb) IS
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb, uuid, boolean) IS
 'Makes a tenant and returns its id';
 
 CREATE FUNCTION keysmith.alter_tenant(
@@ -2327,6 +2332,15 @@ CREATE FUNCTION keysmith.alter_tenant(
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
 'Changes a tenant''s plan, metadata, limits or credits; a JSON object names the fields';
+
+CREATE FUNCTION keysmith.rename_tenant(
+    tenant text,
+    new_name text,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rename_tenant';
+COMMENT ON FUNCTION keysmith.rename_tenant(text, text, text) IS
+'Gives a tenant another name; its id, its keys and its history stay';
 
 CREATE FUNCTION keysmith.suspend_tenant(
     tenant text,
@@ -2419,6 +2433,67 @@ COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 -- src/install.rs:17
 -- requires:
 --   manage_tenant
+
+-- Erasing a tenant.
+
+CREATE FUNCTION keysmith.erase_tenant(tenant text, keyspace text DEFAULT 'default') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_erase_tenant';
+COMMENT ON FUNCTION keysmith.erase_tenant(text, text) IS
+'Deletes what identifies the people of a tenant; its keys are revoked';
+
+-- The order matters. The first statement waits for transactions that make keys, the second for those
+-- that change them, and the lock for those that record usage. Each statement then sees what they
+-- did. A new name keeps others from going on.
+CREATE FUNCTION keysmith_private.erase(tenant_id uuid, keyspace text) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    erased  constant uuid := tenant_id;
+    within  constant text := keyspace;
+    entries bigint[];
+    ranges  jsonb;
+BEGIN
+    UPDATE keysmith_private.tenant
+    SET name = tenant_id::text, metadata = '{}', erased_at = clock_timestamp(),
+        suspended_at = coalesce(suspended_at, clock_timestamp()), suspended_reason = 'erased'
+    WHERE tenant_id = erased;
+    UPDATE keysmith_private.key
+    SET label = NULL, owner = NULL, allowlist = NULL, metadata = '{}', revoked_reason = 'erased',
+        revoked_at = coalesce(revoked_at, clock_timestamp())
+    WHERE tenant_id = erased;
+    DELETE FROM keysmith_private.member WHERE tenant_id = erased;
+
+    LOCK TABLE keysmith_private.usage_event, keysmith_private.touch IN SHARE ROW EXCLUSIVE MODE;
+    UPDATE keysmith_private.usage_event
+    SET ip = NULL, member = CASE WHEN member IS NOT NULL THEN '' END
+    WHERE tenant_id = erased AND (ip IS NOT NULL OR member <> '');
+    UPDATE keysmith_private.touch SET member = '' WHERE tenant_id = erased AND member <> '';
+    -- The error of a record that could not be stored may quote its row.
+    DELETE FROM keysmith_private.usage_set_aside q
+    WHERE NOT EXISTS (SELECT FROM keysmith_private.key k WHERE k.key_id = q.key_id AND k.tenant_id <> erased);
+
+    -- Entries of erasures stay: they name the entries that have no content.
+    SELECT array_agg(a.entry) INTO entries
+    FROM keysmith_private.audit_entry a JOIN keysmith_private.audit_content c ON c.digest = a.content
+    WHERE a.keyspace = within AND c.tenant_id = erased AND a.action <> 'erase_tenant';
+    DELETE FROM keysmith_private.audit_content c
+    USING keysmith_private.audit_entry a
+    WHERE a.content = c.digest AND a.keyspace = within AND a.entry = ANY (entries);
+    SELECT coalesce(jsonb_agg(jsonb_build_array(g.first, g.last) ORDER BY g.first), '[]') INTO ranges
+    FROM (SELECT min(n.entry) AS first, max(n.entry) AS last
+          FROM (SELECT e.entry, e.entry - row_number() OVER (ORDER BY e.entry) AS island
+                FROM unnest(entries) AS e (entry)) n
+          GROUP BY n.island) g;
+    RETURN ranges;
+END $$;
+COMMENT ON FUNCTION keysmith_private.erase(uuid, text) IS
+'Deletes what may identify the people of a tenant, and returns the ranges of entries that lose their content';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_erase
 
 -- People whom the application has authenticated by other means.
 
@@ -2943,7 +3018,8 @@ CREATE FUNCTION keysmith.revocations_since(
     OUT key_id uuid,
     OUT name text,
     OUT reason text,
-    OUT changes jsonb
+    OUT changes jsonb,
+    OUT tenant_id uuid
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_revocations_since';
 COMMENT ON FUNCTION keysmith.revocations_since(timestamptz) IS
@@ -2967,20 +3043,22 @@ COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
 -- changed fields are listed.
 CREATE FUNCTION keysmith_private.ended_since(
     since timestamptz, OUT at timestamptz, OUT action text, OUT keyspace text, OUT tenant text,
-    OUT key_id uuid, OUT name text, OUT reason text, OUT changes jsonb
+    OUT key_id uuid, OUT name text, OUT reason text, OUT changes jsonb,
+    OUT tenant_id uuid
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT k.revoked_at AS at, 'revoke'::text AS action, k.keyspace::text, t.name::text AS tenant,
-           k.key_id, NULL::text AS name, k.revoked_reason AS reason, NULL::jsonb AS changes
+           k.key_id, NULL::text AS name, k.revoked_reason AS reason, NULL::jsonb AS changes,
+           NULL::uuid AS tenant_id
     FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
     WHERE k.revoked_at >= since
     UNION ALL
-    SELECT k.disabled_at, 'disable', k.keyspace, t.name, k.key_id, NULL, NULL, NULL
+    SELECT k.disabled_at, 'disable', k.keyspace, t.name, k.key_id, NULL, NULL, NULL, NULL
     FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
     WHERE k.disabled_at >= since AND k.revoked_at IS NULL
     UNION ALL
     SELECT max(a.at), 'alter', k.keyspace, k.tenant, k.key_id, NULL, NULL,
-           jsonb_object_agg(field, to_jsonb(k) -> field)
+           jsonb_object_agg(field, to_jsonb(k) -> field), NULL
     FROM keysmith_private.audit_entry a
     JOIN keysmith_private.audit_content c ON c.digest = a.content
     JOIN keysmith_private.key_listing k USING (key_id),
@@ -2989,23 +3067,23 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND c.before -> field IS DISTINCT FROM c.after -> field
     GROUP BY k.keyspace, k.tenant, k.key_id
     UNION ALL
-    SELECT t.suspended_at, 'suspend', t.keyspace, t.name, NULL, NULL, t.suspended_reason, NULL
+    SELECT t.suspended_at, 'suspend', t.keyspace, t.name, NULL, NULL, t.suspended_reason, NULL, t.tenant_id
     FROM keysmith_private.tenant t
     WHERE t.suspended_at >= since
     UNION ALL
     SELECT a.at, CASE WHEN m.role IS NULL THEN 'remove_member' ELSE 'set_member' END,
-           a.keyspace, a.tenant, NULL, a.member, NULL,
-           CASE WHEN m.role IS NOT NULL THEN jsonb_build_object('role', m.role) END
-    FROM (SELECT keyspace, tenant, before ->> 'member' AS member, max(at) AS at
+           a.keyspace, t.name, NULL, a.member, NULL,
+           CASE WHEN m.role IS NOT NULL THEN jsonb_build_object('role', m.role) END, t.tenant_id
+    FROM (SELECT keyspace, tenant_id, before ->> 'member' AS member, max(at) AS at
           FROM keysmith_private.audit_entry
           JOIN keysmith_private.audit_content ON digest = content
           WHERE at >= since AND action IN ('set_member', 'remove_member') AND before IS NOT NULL
           GROUP BY 1, 2, 3) a
-    JOIN keysmith_private.tenant t ON t.keyspace = a.keyspace AND t.name = a.tenant
+    JOIN keysmith_private.tenant t ON t.tenant_id = a.tenant_id
     LEFT JOIN keysmith_private.member m ON m.tenant_id = t.tenant_id AND m.member = a.member
     UNION ALL
     SELECT a.at, 'define_role', r.keyspace, NULL, NULL, r.role, NULL,
-           jsonb_build_object('scopes', r.scopes)
+           jsonb_build_object('scopes', r.scopes), NULL
     FROM (SELECT keyspace, before ->> 'role' AS role, max(at) AS at
           FROM keysmith_private.audit_entry
           JOIN keysmith_private.audit_content ON digest = content
@@ -4909,6 +4987,8 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      $e$SELECT label, key_snippet, status FROM keysmith.list_keys('acme');$e$),
     ('Tenants', 'create_tenant',        $e$SELECT keysmith.create_tenant('globex', plan => 'pro');$e$),
     ('Tenants', 'alter_tenant',         $e$SELECT keysmith.alter_tenant('acme', '{"plan": "enterprise"}');$e$),
+    ('Tenants', 'rename_tenant',        $e$SELECT keysmith.rename_tenant('acme', 'Acme, Inc.');$e$),
+    ('Tenants', 'erase_tenant',         $e$SELECT keysmith.erase_tenant('acme');$e$),
     ('Tenants', 'suspend_tenant',       $e$SELECT keysmith.suspend_tenant('acme', reason => 'unpaid');$e$),
     ('Tenants', 'resume_tenant',        $e$SELECT keysmith.resume_tenant('acme');$e$),
     ('Tenants', 'set_member',           $e$SELECT keysmith.set_member('acme', 'ann@example.org', 'editor');$e$),
@@ -5076,6 +5156,9 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_tenant', 'plan',           'its plan, for the plan_features of the keyspace'),
     ('create_tenant', 'limits',         'rate limits of all its keys together, as for mint'),
     ('create_tenant', 'credits',        'a number, or {"balance": 5, "refill": 100, "every": "month"}'),
+    ('create_tenant', 'tenant_id',      'an id of your own; null for a random one'),
+    ('create_tenant', 'if_not_exists',  'whether a tenant of this name is returned as it is, and is no error'),
+    ('rename_tenant', 'new_name',       'its new name, unique in the keyspace'),
     ('alter_tenant', 'changes',         'the fields to change, such as {"plan": "pro"}'),
     ('suspend_tenant', 'reason',        'why; the view tenants shows it'),
     ('create_keyspace', 'name',         'its name, which stays'),
@@ -5993,7 +6076,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:74
+-- src/install.rs:75
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

@@ -42,6 +42,7 @@ install! {
     "manage_catalogue" "../sql/install/manage/catalogue.sql";
     "manage_endpoint" "../sql/install/manage/endpoint.sql";
     "manage_tenant" "../sql/install/manage/tenant.sql";
+    "manage_erase" "../sql/install/manage/erase.sql";
     "manage_act_as" "../sql/install/manage/act_as.sql";
     "manage_listing" "../sql/install/manage/listing.sql";
     "manage_key" "../sql/install/manage/key.sql";

@@ -494,7 +494,7 @@ def content_digest(row):
     """The digest of an entry's content, as the documents describe it."""
     return hashlib.sha256(b"keysmith.content.v1\0" + row.salt + with_lengths(
         row.role, row.session_role, row.acting_key and row.acting_key.bytes, row.acting_member, row.client,
-        row.tenant,
+        row.tenant, row.tenant_id and row.tenant_id.bytes,
         row.key_id and row.key_id.bytes, row.before, row.after)).digest()
 
 
@@ -507,7 +507,7 @@ def seal(row, previous, pepper=None):
 
 READ = """
     SELECT a.keyspace, a.entry, a.action, a.generation, a.content, a.hash, c.digest, c.salt, c.role,
-           c.session_role, c.acting_key, c.acting_member, textin(inet_out(c.client)) AS client, c.tenant, c.key_id,
+           c.session_role, c.acting_key, c.acting_member, textin(inet_out(c.client)) AS client, c.tenant, c.tenant_id, c.key_id,
            c.before::text, c.after::text,
            (extract(epoch FROM a.at - '2000-01-01 00:00:00+00') * 1000000)::bigint AS at
     FROM keysmith_private.audit_entry a JOIN keysmith_private.audit_content c ON c.digest = a.content
@@ -561,10 +561,11 @@ def test_a_long_chain_is_checked_in_little_memory(db):
                          "hash) FROM STDIN") as copy:
             for row, sealed in rows:
                 copy.write_row((row.keyspace, row.entry, at, row.action, 0, row.content, sealed))
-        with cursor.copy("COPY keysmith_private.audit_content (digest, salt, role, session_role, tenant, before, "
-                         "after) FROM STDIN") as copy:
+        with cursor.copy("COPY keysmith_private.audit_content (digest, salt, role, session_role, tenant, tenant_id, "
+                         "before, after) FROM STDIN") as copy:
             for row, _ in rows:
-                copy.write_row((row.content, row.salt, row.role, row.session_role, row.tenant, row.before, row.after))
+                copy.write_row((row.content, row.salt, row.role, row.session_role, row.tenant, row.tenant_id,
+                                row.before, row.after))
     found = []
     db.session.add_notice_handler(lambda _: found.append(private_memory(db)))
     (checked,) = db.call("audit_verify")

@@ -156,6 +156,7 @@ def test_a_keyspace_may_have_no_key_manage(acme):
 ADMINISTRATION = [
     ("create_keyspace", ("new",)), ("alter_keyspace", ("default", Jsonb({}))),
     ("create_tenant", ("new",)), ("alter_tenant", ("acme", Jsonb({}))),
+    ("rename_tenant", ("acme", "new")), ("erase_tenant", ("acme",)),
     ("suspend_tenant", ("globex",)), ("resume_tenant", ("acme",)),
     ("define_scope", ("default", "a")), ("define_role", ("default", "r", ["*"])),
     ("set_member", ("acme", "ann", "r")), ("remove_member", ("acme", "ann")),

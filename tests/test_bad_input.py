@@ -265,7 +265,7 @@ def test_metadata_can_be_read_by_programs(db, metadata, good):
 @pytest.mark.parametrize("function, arguments", [
     ("mint", ("nobody",)), ("regenerate", ("nobody",)), ("list_keys", ("nobody",)),
     ("suspend_tenant", ("nobody",)), ("resume_tenant", ("nobody",)),
-    ("alter_tenant", ("nobody", Jsonb({}))), ("set_member", ("nobody", "m", "r")),
+    ("alter_tenant", ("nobody", Jsonb({}))), ("rename_tenant", ("nobody", "x")), ("erase_tenant", ("nobody",)), ("set_member", ("nobody", "m", "r")),
     ("remove_member", ("nobody", "m")), ("remove_member", ("acme", "m")),
     ("set_member", ("acme", "m", "no role")), ("create_tenant", ("x", "nowhere")),
     ("mint", ("acme", None, None, "secret", [], "no role")),

@@ -117,6 +117,9 @@ case("alter_tenant", patch("alter_tenant", "acme", {"plan": "pro", "credits": 9}
          "SELECT t.plan, t.metadata, c.balance FROM keysmith_private.tenant t"
          " JOIN keysmith_private.credit c USING (tenant_id)") == ("pro", {"x": 1}, 9),
      meanwhile=patch("alter_tenant", "acme", {"metadata": {"x": 1}, "credits": 3}))
+case("rename_tenant", lambda db, there: db.call("rename_tenant", "acme", "new"),
+     lambda db, there, did: db.row("SELECT name, plan FROM keysmith_private.tenant") == ("new", "pro"),
+     meanwhile=patch("alter_tenant", "acme", {"plan": "pro"}))
 case("suspend_tenant", lambda db, there: db.call("suspend_tenant", "acme"),
      lambda db, there, did: not live(db, there),
      before=lambda db: db.mint(),

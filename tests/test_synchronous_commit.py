@@ -35,6 +35,8 @@ REDUCING = {
     "alter_key": ("SELECT keysmith.alter_key(%s, '{\"scopes\": [\"a\"]}')", "alter_key"),
     "suspend_tenant": ("SELECT keysmith.suspend_tenant('other')",),
     "alter_tenant": ("SELECT keysmith.alter_tenant('acme', '{\"plan\": \"free\"}')",),
+    "erase_tenant": ("SELECT keysmith.erase_tenant(tenant) FROM keysmith.tenants WHERE 'erased' IN (tenant, suspended_reason)",),
+    "rename_tenant": ("SELECT keysmith.rename_tenant(tenant, tenant || '+') FROM keysmith.tenants WHERE tenant LIKE 'renamed%'",),
     "alter_keyspace": ("SELECT keysmith.alter_keyspace('default', '{\"empty_scopes\": \"none\"}')",),
     "set_member": ("SELECT keysmith.set_member('acme', 'ann', 'reader')",),
     "remove_member": ("SELECT keysmith.remove_member('acme', 'bob')",),
@@ -60,7 +62,7 @@ def server():
         db = session(primary)
         db.rows("CREATE EXTENSION keysmith")
         db.rows("CREATE ROLE somebody; CREATE ROLE anyone")
-        for tenant in ("acme", "many", "other", "suspended"):
+        for tenant in ("acme", "many", "other", "suspended", "erased", "renamed"):
             db.tenant(tenant)
         db.call("suspend_tenant", "suspended")
         db.call("define_scope", "default", "a")

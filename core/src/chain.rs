@@ -90,12 +90,40 @@ pub struct Chain {
     pub entries: i64,
     pub fault: Option<Fault>,
     kept: Vec<(i64, Vec<u8>)>,
+    erased: Vec<Erased>,
+}
+
+/// Entries whose content was deleted, as a later entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erased {
+    pub first: i64,
+    pub last: i64,
+    /// The entry that says so.
+    pub by: i64,
 }
 
 impl Chain {
-    /// Begins a check. `kept` are the seals of entries that were kept elsewhere.
-    pub fn new(kept: Vec<(i64, Vec<u8>)>) -> Chain {
-        Chain { previous: START, generation: UNPEPPERED, last: 0, entries: 0, fault: None, kept }
+    /// Begins a check. `kept` are the seals of entries that were kept elsewhere. What says that
+    /// contents were erased is in the chain itself, and so is checked with it.
+    pub fn new(kept: Vec<(i64, Vec<u8>)>, mut erased: Vec<Erased>) -> Chain {
+        erased.sort_unstable_by_key(|range| range.first);
+        Chain {
+            previous: START,
+            generation: UNPEPPERED,
+            last: 0,
+            entries: 0,
+            fault: None,
+            kept,
+            erased,
+        }
+    }
+
+    /// Whether a later entry says that the content of this one was erased. An entry loses its content
+    /// once, so ranges don't overlap.
+    fn is_erased(&self, entry: i64) -> bool {
+        let after = self.erased.partition_point(|range| range.first <= entry);
+        let range = after.checked_sub(1).and_then(|place| self.erased.get(place));
+        range.is_some_and(|range| entry <= range.last && entry < range.by)
     }
 
     /// Checks the next entry, in the order of numbers.
@@ -131,7 +159,9 @@ impl Chain {
                 Some(computed) if computed != **seal => {
                     "was changed, or is not where it was written".into()
                 }
-                Some(_) if found.is_none() => "has no content any more".into(),
+                Some(_) if found.is_none() && !self.is_erased(entry) => {
+                    "has no content any more".into()
+                }
                 Some(_) if found.is_some_and(|found| found != *sealed.content) => {
                     "was changed: it has another content".into()
                 }
@@ -239,7 +269,11 @@ mod tests {
     }
 
     fn check(rows: &[Row], kept: Vec<(i64, Vec<u8>)>) -> Chain {
-        let mut chain = Chain::new(kept);
+        check_erased(rows, kept, vec![])
+    }
+
+    fn check_erased(rows: &[Row], kept: Vec<(i64, Vec<u8>)>, erased: Vec<Erased>) -> Chain {
+        let mut chain = Chain::new(kept, erased);
         for row in rows {
             let record = Record { entry: row.entry(), seal: &row.seal, found: row.found };
             chain.follow(&peppers(), &record);
@@ -375,6 +409,27 @@ mod tests {
         assert!(check(&forged, vec![]).fault.is_none());
         let fault = check(&forged, vec![head(&honest)]).fault.unwrap();
         assert_eq!((fault.entry, fault.problem.contains("kept")), (3, true));
+    }
+
+    #[test]
+    fn content_may_be_missing_if_a_later_entry_says_so() {
+        let mut rows = unpeppered(&["a", "b", "c", "d", "e"]);
+        let fault = |rows: &[Row], erased: &[(i64, i64, i64)]| {
+            let erased = erased.iter().map(|&(first, last, by)| Erased { first, last, by });
+            check_erased(rows, vec![], erased.collect()).fault.map(|fault| fault.entry)
+        };
+        for missing in [0, 2, 3] {
+            rows[missing].found = None;
+        }
+        assert_eq!(fault(&rows, &[(3, 4, 5), (1, 1, 5)]), None);
+        assert_eq!(fault(&rows, &[(3, 4, 5)]), Some(1));
+        assert_eq!(fault(&rows, &[(1, 1, 5), (3, 3, 5)]), Some(4));
+        // Neither an entry itself nor one before it can say so.
+        assert_eq!(fault(&rows, &[(1, 1, 5), (3, 4, 4)]), Some(4));
+        assert_eq!(fault(&rows, &[(1, 1, 1), (3, 4, 5)]), Some(1));
+        // Content that is there is checked all the same.
+        rows[1].found = Some(digest("x"));
+        assert_eq!(fault(&rows, &[(1, 4, 5)]), Some(2));
     }
 
     #[test]

@@ -36,6 +36,8 @@ GOOD = {
     "serve.path": ["'/v1/keys'", "'/v1/me'", "'/v1/keys/' || gen_random_uuid()", "'/v1/keys?page=2&label=a'"],
     "serve.body": ["NULL", "'{}'", """'{"label": "new"}'""", """'{"name": "new", "scopes": ["a:b"]}'"""],
     "create_keyspace.name": ["'k' || (random() * 1e9)::int"], "alter_keyspace.name": ["'default'"], "help.name": ["NULL", "'mint'", "'keys'", "'usage_buffer'"], "create_tenant.name": ["'t' || (random() * 1e9)::int"],
+    "create_tenant.tenant_id": ["NULL", "gen_random_uuid()"], "if_not_exists": ["true", "false"],
+    "new_name": ["'acme'", "'t' || (random() * 1e9)::int"],
     "act_as.member": ["NULL", "'ann'"], "grant_access.keyspace": ["NULL", "'default'"], "revoke_access.keyspace": ["NULL", "'default'"],
     "create_tenant.credits": ["NULL", """'{"refill": 1000, "every": "month"}'""", """'{"balance": 5}'"""],
     "define_route.scopes text[]": ["'{a:b,c}'::text[]", "'{}'::text[]", "NULL"], "define_route.scopes text": ["'a:b and not c'", "'a:b or (c and a:c)'"],

@@ -15,6 +15,7 @@ pub struct Content {
     pub acting_member: Option<String>,
     pub client: Option<String>,
     pub tenant: Option<String>,
+    pub tenant_id: Option<[u8; 16]>,
     pub key_id: Option<[u8; 16]>,
     pub before: Option<String>,
     pub after: Option<String>,
@@ -27,8 +28,8 @@ impl Content {
         macro_rules! write {
             () => {
                 "INSERT INTO keysmith_private.audit_content (digest, salt, role, session_role,
-                     acting_key, client, tenant, key_id, before, after, acting_member)
-                 VALUES ($1, $2, $3, $4, $5, $6::inet, $7, $8, $9::jsonb, $10::jsonb, $11)"
+                     acting_key, client, tenant, key_id, before, after, acting_member, tenant_id)
+                 VALUES ($1, $2, $3, $4, $5, $6::inet, $7, $8, $9::jsonb, $10::jsonb, $11, $12)"
             };
         }
         let mut salt = [0; SALT_LEN];
@@ -46,6 +47,7 @@ impl Content {
             Param::text_or_null(self.before.as_deref()),
             Param::text_or_null(self.after.as_deref()),
             Param::text_or_null(self.acting_member.as_deref()),
+            Param::uuid_or_null(self.tenant_id.as_ref()),
         ];
         match event.filter(Event::has_channel) {
             None => spi::execute(saved!(write!()), &fields).map(|_| ())?,
@@ -63,7 +65,7 @@ impl Content {
     }
 
     /// The digest of what a row has from a column on: salt, role, session_role, acting_key,
-    /// acting_member, client, tenant, key_id, before, after. `None` if the salt is missing.
+    /// acting_member, client, tenant, tenant_id, key_id, before, after. `None` if the salt is missing.
     pub fn digest_in(row: &ResultRow, first: usize) -> Option<[u8; 32]> {
         let salt = row.bytes(first)?.try_into().ok()?;
         let content = Content {
@@ -73,9 +75,10 @@ impl Content {
             acting_member: row.text(first + 4),
             client: row.text(first + 5),
             tenant: row.text(first + 6),
-            key_id: row.uuid(first + 7),
-            before: row.text(first + 8),
-            after: row.text(first + 9),
+            tenant_id: row.uuid(first + 7),
+            key_id: row.uuid(first + 8),
+            before: row.text(first + 9),
+            after: row.text(first + 10),
         };
         Some(content.digest(&salt))
     }
@@ -88,6 +91,7 @@ impl Content {
             self.acting_member.as_deref().map(str::as_bytes),
             self.client.as_deref().map(str::as_bytes),
             self.tenant.as_deref().map(str::as_bytes),
+            self.tenant_id.as_ref().map(<[u8; 16]>::as_slice),
             self.key_id.as_ref().map(<[u8; 16]>::as_slice),
             self.before.as_deref().map(str::as_bytes),
             self.after.as_deref().map(str::as_bytes),

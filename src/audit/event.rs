@@ -58,11 +58,11 @@ macro_rules! send {
     () => {
         "SELECT pg_catalog.octet_length(e.payload)::bigint, pg_catalog.pg_notify(e.channel, e.payload)
          FROM (SELECT k.event_channel AS channel, pg_catalog.json_build_object(
-                   'event', $12, 'key_id', $8, 'tenant', $7, 'keyspace', k.keyspace,
+                   'event', $13, 'key_id', $8, 'tenant', $7, 'keyspace', k.keyspace,
                    'at', pg_catalog.clock_timestamp())::text AS payload
-               FROM keysmith_private.keyspace k WHERE k.keyspace = $13) e
-         WHERE 100 * (pg_catalog.pg_notification_queue_usage() + 2 * $14 / (8192::float8 * coalesce(
-             pg_catalog.current_setting('max_notify_queue_pages', true)::bigint, 1048576))) <= $15"
+               FROM keysmith_private.keyspace k WHERE k.keyspace = $14) e
+         WHERE 100 * (pg_catalog.pg_notification_queue_usage() + 2 * $15 / (8192::float8 * coalesce(
+             pg_catalog.current_setting('max_notify_queue_pages', true)::bigint, 1048576))) <= $16"
     };
 }
 pub(super) use send;
@@ -74,7 +74,7 @@ impl Event<'_> {
     }
 
     /// Sends the event; it is delivered if and when the transaction commits. `run` runs the query
-    /// with the parameters $11 to $14, which it is given.
+    /// with the parameters $13 to $16, which it is given.
     pub fn send(&self, run: impl FnOnce([Param; 4]) -> Result<Option<i64>>) -> Result<()> {
         let transaction = transaction::local_id();
         let waiting = match WAITING.get() {

@@ -41,9 +41,19 @@ pub enum Subject<'a> {
     Role(&'a str),
     Route { method: &'a str, pattern: &'a str, variant: &'a str },
     Endpoint { method: &'a str, pattern: &'a str },
-    Tenant(&'a str),
-    Member { tenant: &'a str, member: &'a str },
+    Tenant(&'a [u8; 16]),
+    Member { tenant_id: &'a [u8; 16], member: &'a str },
     Access(Oid),
+}
+
+/// The part of an entry that describes its subject.
+#[derive(Default)]
+struct State {
+    /// JSON without secrets, if the subject exists.
+    text: Option<String>,
+    /// The name of the tenant, and its id, which finds the entries after the tenant is renamed.
+    tenant: Option<String>,
+    tenant_id: Option<[u8; 16]>,
 }
 
 /// An act in progress.
@@ -61,7 +71,7 @@ thread_local! {
 impl<'a> Act<'a> {
     /// Reads the state before the change. Rows that others may change must be locked by now.
     pub fn on(actor: &'a Actor, keyspace: &'a str, subject: Subject<'a>) -> Result<Act<'a>> {
-        let before = subject.state(keyspace)?.0;
+        let before = subject.state(keyspace)?.text;
         Ok(Act { actor, keyspace, subject, before })
     }
 
@@ -73,17 +83,24 @@ impl<'a> Act<'a> {
     /// Notes the outcome, and sends the event of that name.
     pub fn done(self, action: &str) -> Result<()> {
         let event = Event { action, keyspace: self.keyspace };
-        self.note(action, Some(event))
+        self.note(action, Some(event), None)
+    }
+
+    /// The same, with another state in the entry, as JSON.
+    pub fn done_with(self, action: &str, after: &str) -> Result<()> {
+        let event = Event { action, keyspace: self.keyspace };
+        self.note(action, Some(event), Some(after))
     }
 
     /// Takes note of the outcome. It needs no event if no listener can have known the object.
     pub fn noted(self, action: &str) -> Result<()> {
-        self.note(action, None)
+        self.note(action, None, None)
     }
 
-    fn note(self, action: &str, event: Option<Event>) -> Result<()> {
+    fn note(self, action: &str, event: Option<Event>, after: Option<&str>) -> Result<()> {
         must_have_room()?;
-        let (after, tenant) = self.subject.state(self.keyspace)?;
+        let State { text, tenant, tenant_id } = self.subject.state(self.keyspace)?;
+        let after = after.map(String::from).or(text);
         let content = Content {
             role: Some(self.actor.role.clone()),
             session_role: Some(self.actor.session_role.clone()),
@@ -91,6 +108,7 @@ impl<'a> Act<'a> {
             acting_member: self.actor.member.clone(),
             client: output::client_address(),
             tenant,
+            tenant_id,
             key_id: self.subject.key_id().copied(),
             before: self.before,
             after,
@@ -115,15 +133,14 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// The state as JSON without secrets, if there is any, and the tenant's name.
-    fn state(&self, keyspace: &str) -> Result<(Option<String>, Option<String>)> {
+    fn state(&self, keyspace: &str) -> Result<State> {
         let keyspace_param = || Param::text(keyspace);
         let name_of_role;
         let (statement, params) = match *self {
             Subject::Key(key_id) => (
                 saved!("SELECT pg_catalog.to_jsonb(k) - '{status,last_used_at}'::text[]
                      || pg_catalog.jsonb_build_object('refill', c.refill, 'every', c.every,
-                        'refilled_at', c.refilled_at, 'purse', r.purse), k.tenant
+                        'refilled_at', c.refilled_at, 'purse', r.purse), k.tenant, r.tenant_id
                  FROM keysmith_private.key_listing k
                  JOIN keysmith_private.key r ON r.key_id = k.key_id
                  LEFT JOIN keysmith_private.credit c
@@ -142,22 +159,22 @@ impl<'a> Subject<'a> {
                                FROM keysmith_private.answer a WHERE a.keyspace = $1),
                      'plan_features', (SELECT pg_catalog.jsonb_object_agg(f.feature, f.plans)
                                        FROM keysmith_private.plan_feature f WHERE f.keyspace = $1)),
-                     NULL::text
+                     NULL::text, NULL::uuid
                  FROM keysmith_private.keyspace k WHERE k.keyspace = $1"),
                 vec![keyspace_param()],
             ),
             Subject::Scope(scope) => (
-                saved!("SELECT pg_catalog.to_jsonb(s), NULL::text FROM keysmith_private.scope s
+                saved!("SELECT pg_catalog.to_jsonb(s), NULL::text, NULL::uuid FROM keysmith_private.scope s
                  WHERE s.keyspace = $1 AND s.scope = $2"),
                 vec![keyspace_param(), Param::text(scope)],
             ),
             Subject::Role(role) => (
-                saved!("SELECT pg_catalog.to_jsonb(r), NULL::text FROM keysmith_private.role r
+                saved!("SELECT pg_catalog.to_jsonb(r), NULL::text, NULL::uuid FROM keysmith_private.role r
                  WHERE r.keyspace = $1 AND r.role = $2"),
                 vec![keyspace_param(), Param::text(role)],
             ),
             Subject::Route { method, pattern, variant } => (
-                saved!("SELECT pg_catalog.to_jsonb(r), NULL::text FROM keysmith_private.route r
+                saved!("SELECT pg_catalog.to_jsonb(r), NULL::text, NULL::uuid FROM keysmith_private.route r
                  WHERE r.keyspace = $1 AND r.method = $2 AND r.pattern = $3 AND r.variant = $4"),
                 vec![
                     keyspace_param(),
@@ -167,37 +184,40 @@ impl<'a> Subject<'a> {
                 ],
             ),
             Subject::Endpoint { method, pattern } => (
-                saved!("SELECT pg_catalog.to_jsonb(e), NULL::text FROM keysmith_private.endpoint e
+                saved!("SELECT pg_catalog.to_jsonb(e), NULL::text, NULL::uuid FROM keysmith_private.endpoint e
                  WHERE e.keyspace = $1 AND e.method = $2 AND e.pattern = $3"),
                 vec![keyspace_param(), Param::text(method), Param::text(pattern)],
             ),
-            Subject::Tenant(tenant) => (
+            Subject::Tenant(tenant_id) => (
                 saved!("SELECT pg_catalog.to_jsonb(t) || pg_catalog.jsonb_build_object(
                      'credits', keysmith_private.credits_at(
                          c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp()),
-                     'refill', c.refill, 'every', c.every, 'refilled_at', c.refilled_at), t.name
+                     'refill', c.refill, 'every', c.every, 'refilled_at', c.refilled_at), t.name, t.tenant_id
                  FROM keysmith_private.tenant t LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
-                 WHERE t.keyspace = $1 AND t.name = $2"),
-                vec![keyspace_param(), Param::text(tenant)],
+                 WHERE t.tenant_id = $1"),
+                vec![Param::uuid(tenant_id)],
             ),
-            Subject::Member { tenant, member } => (
+            Subject::Member { tenant_id, member } => (
                 saved!("SELECT (SELECT pg_catalog.to_jsonb(m) FROM keysmith_private.member m
-                         WHERE m.tenant_id = t.tenant_id AND m.member = $3), t.name
-                 FROM keysmith_private.tenant t WHERE t.keyspace = $1 AND t.name = $2"),
-                vec![keyspace_param(), Param::text(tenant), Param::text(member)],
+                         WHERE m.tenant_id = t.tenant_id AND m.member = $2), t.name,
+                        t.tenant_id
+                 FROM keysmith_private.tenant t WHERE t.tenant_id = $1"),
+                vec![Param::uuid(tenant_id), Param::text(member)],
             ),
             Subject::Access(role) => {
                 name_of_role = text::name_of_role(role);
                 (
                     saved!("SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                          'role', $2, 'level', a.level, 'tenant_id', a.tenant_id, 'keyspace', a.keyspace)
-                         ORDER BY a.level, a.tenant_id, a.keyspace), NULL::text
+                         ORDER BY a.level, a.tenant_id, a.keyspace), NULL::text, NULL::uuid, NULL::uuid
                      FROM keysmith_private.access a WHERE a.role = $1"),
                     vec![Param::oid(role), Param::text(&name_of_role)],
                 )
             }
         };
-        let state = spi::first(statement, &params, |row| Some((row.text(1), row.text(2))))?;
+        let state = spi::first(statement, &params, |row| {
+            Some(State { text: row.text(1), tenant: row.text(2), tenant_id: row.uuid(3) })
+        })?;
         Ok(state.unwrap_or_default())
     }
 }
@@ -214,6 +234,11 @@ fn must_have_room() -> Result<()> {
         .hint("Commit, and go on in another transaction; or have keysmith.max_acts raised."))
 }
 
+/// Whether the transaction has acted. Its entries have no numbers yet.
+pub fn has_acted() -> bool {
+    NOTES.with(|notes| notes.change(|list| !list.is_empty()))
+}
+
 pub fn forget() {
     NOTES.with(|notes| drop(notes.take()));
 }
@@ -227,8 +252,7 @@ pub fn rolled_back(ended: SubTransactionId) {
 }
 
 pub fn before_prepare() -> Result<()> {
-    let is_managing = NOTES.with(|notes| notes.change(|list| !list.is_empty()));
-    if is_managing {
+    if has_acted() {
         return Err(Error::new(
             Code::Conflict,
             "a transaction that manages keys can't be prepared",

@@ -42,7 +42,7 @@ columns! {
     }
     tenant {
         tenant_id: Uuid, suspended_at: Timestamp, created_at: Timestamp, keyspace: Text, name: Text,
-        plan: Text, suspended_reason: Text, metadata: Jsonb, limits: Text,
+        plan: Text, suspended_reason: Text, metadata: Jsonb, limits: Text, erased_at: Timestamp,
     }
     member { tenant_id: Uuid, keyspace: Text, member: Text, role: Text }
     key {

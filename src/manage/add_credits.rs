@@ -34,7 +34,7 @@ fn add_credits(call: &Call) -> Result<Option<Datum>> {
         (None, Some(tenant)) => {
             policy(caller, &keyspace)?;
             let id = Tenant::lock(caller, tenant, &keyspace)?.id;
-            let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(tenant))?;
+            let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&id))?;
             let balance = add(CreditHolder::Tenant(&id), amount)?;
             act.done("add_credits")?;
             Ok(balance)

@@ -9,7 +9,7 @@ use super::listing::put_all;
 use super::progress;
 use crate::audit::content::Content;
 use crate::pepper;
-use keysmith_core::chain::{Chain, Entry, Fault, Record, SEAL_LEN};
+use keysmith_core::chain::{Chain, Entry, Erased, Fault, Record, SEAL_LEN};
 use pg::call::Call;
 use pg::error::Result;
 use pg::result_set::{Cell, ResultSet};
@@ -117,7 +117,7 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
 fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<Chain> {
     /// Seconds' work, for who waits.
     const NOTICE_EVERY: i64 = 10_000;
-    let mut chain = Chain::new(kept);
+    let mut chain = Chain::new(kept, erased(keyspace)?);
     let mut last = i64::MIN;
     while let Some(read) = follow_batch(&mut chain, keyspace, last)? {
         pgrx::check_for_interrupts!();
@@ -131,13 +131,29 @@ fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<
     Ok(chain)
 }
 
+/// What the entries of a chain say about contents that were erased.
+fn erased(keyspace: &str) -> Result<Vec<Erased>> {
+    spi::all(
+        "SELECT a.entry, (r.range -> 0)::bigint, (r.range -> 1)::bigint
+         FROM keysmith_private.audit_entry a
+         JOIN keysmith_private.audit_content c ON c.digest = a.content
+         CROSS JOIN LATERAL pg_catalog.jsonb_path_query(c.after,
+             'strict $.entries[*] ? (@[0].type() == \"number\" && @[1].type() == \"number\")', '{}', true)
+             AS r (range)
+         WHERE a.keyspace = $1 AND a.action = 'erase_tenant'",
+        &[Param::text(keyspace)],
+        |row| Some(Erased { first: row.bigint(2)?, last: row.bigint(3)?, by: row.bigint(1)? }),
+    )
+}
+
 /// Follows a chain's next entries, and tells the number of the last; `None` if there are no
 /// more. The batch frees the memory of its rows.
 fn follow_batch(chain: &mut Chain, keyspace: &str, after: i64) -> Result<Option<i64>> {
     spi::session(|| {
         spi::query(
             "SELECT a.entry, a.at, a.action, a.generation, a.content, a.hash,
-                    c.salt, c.role, c.session_role, c.acting_key, c.acting_member, c.client, c.tenant, c.key_id,
+                    c.salt, c.role, c.session_role, c.acting_key, c.acting_member, c.client, c.tenant,
+                    c.tenant_id, c.key_id,
                     c.before, c.after
              FROM keysmith_private.audit_entry a
              LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content

@@ -157,7 +157,9 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
         let environment = draft.settle(caller, &policy, &tenant)?;
         let Some(old) = legacy_key(&policy, &tenant.id, &draft.kind, &environment)? else {
             tenant.check_feature(&policy, "publishable", draft.kind == "publishable")?;
-            return mint::mint_for(caller, &policy, &tenant.id, &draft, &environment, true);
+            let made = mint::mint_for(caller, &policy, &tenant.id, &draft, &environment, true)?;
+            tenant.must_be_named(&draft.tenant, &draft.keyspace)?;
+            return Ok(made);
         };
         let old = LockedKey::lock(caller, &old)?;
         old.check_is_active()?;

@@ -36,7 +36,9 @@ fn mint(call: &Call) -> Result<Option<Datum>> {
         let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
         draft.check_plan(&policy, &tenant)?;
         let environment = draft.settle(caller, &policy, &tenant)?;
-        mint_for(caller, &policy, &tenant.id, &draft, &environment, false)
+        let made = mint_for(caller, &policy, &tenant.id, &draft, &environment, false)?;
+        tenant.must_be_named(&draft.tenant, &draft.keyspace)?;
+        Ok(made)
     })?;
     key::with_api_key(&row, &api_key)
 }
@@ -226,7 +228,9 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
             imported: true,
             regenerated: false,
         };
-        store(caller, &policy, &tenant.id, &draft, &environment, &stored, "import")
+        let row = store(caller, &policy, &tenant.id, &draft, &environment, &stored, "import")?;
+        tenant.must_be_named(&draft.tenant, &draft.keyspace)?;
+        Ok(row)
     })?;
     progress::imported();
     Ok(Some(row.datum()))

@@ -14,6 +14,7 @@ mod delegation;
 mod doctor;
 mod draft;
 mod endpoint;
+mod erase;
 mod errors;
 mod field;
 mod hashing_state;

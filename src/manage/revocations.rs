@@ -54,6 +54,8 @@ struct Entry {
     name: Option<String>,
     reason: Option<Reason>,
     changes: Option<Changes>,
+    /// Finds the tenant, whatever its name was at the moment that was restored.
+    tenant_id: Option<Uuid>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -144,7 +146,7 @@ impl Entry {
             Action::Alter => self.alter(caller),
             Action::Suspend => self.on_tenant(
                 caller,
-                Subject::Tenant,
+                None,
                 "UPDATE keysmith_private.tenant
                  SET suspended_at = least($2, pg_catalog.clock_timestamp()), suspended_reason = $3
                  WHERE tenant_id = $1 AND suspended_at IS NULL",
@@ -154,7 +156,7 @@ impl Entry {
                 let member = self.name()?;
                 self.on_tenant(
                     caller,
-                    |tenant| Subject::Member { tenant, member },
+                    Some(member),
                     "DELETE FROM keysmith_private.member WHERE tenant_id = $1 AND member = $2",
                     &[Param::text(member)],
                 )
@@ -166,7 +168,7 @@ impl Entry {
                 self.check_role(Some(role))?;
                 self.on_tenant(
                     caller,
-                    |tenant| Subject::Member { tenant, member },
+                    Some(member),
                     "UPDATE keysmith_private.member SET role = $3
                      WHERE tenant_id = $1 AND member = $2 AND role <> $3",
                     &[Param::text(member), Param::text(role)],
@@ -198,19 +200,24 @@ impl Entry {
         self.apply(caller, &keyspace, Subject::Key(&key_id), statement, &params)
     }
 
-    /// A statement on the entry's tenant, `$1`.
-    fn on_tenant<'a>(
-        &'a self,
+    /// A statement on the entry's tenant, `$1`, or on a member of it.
+    fn on_tenant(
+        &self,
         caller: &Caller,
-        subject: impl FnOnce(&'a str) -> Subject<'a>,
+        member: Option<&str>,
         statement: &str,
         more: &[Param],
     ) -> Result<Replayed> {
         let tenant = self.tenant.as_deref().ok_or_else(|| must_not_be_null("tenant"))?;
         let found = spi::first(
-            "SELECT tenant_id FROM keysmith_private.tenant WHERE keyspace = $1 AND name = $2
+            "SELECT tenant_id FROM keysmith_private.tenant 
+             WHERE keyspace = $1 AND (name = $2 AND $3 IS NULL OR tenant_id = $3)
              FOR NO KEY UPDATE",
-            &[Param::text(&self.keyspace), Param::text(tenant)],
+            &[
+                Param::text(&self.keyspace),
+                Param::text(tenant),
+                Param::uuid_or_null(self.tenant_id.as_ref().map(|id| &id.0)),
+            ],
             |row| row.uuid(1),
         )?;
         let Some(id) = found else {
@@ -218,7 +225,11 @@ impl Entry {
         };
         let mut params = vec![Param::uuid(&id)];
         params.extend(more);
-        self.apply(caller, &self.keyspace, subject(tenant), statement, &params)
+        let subject = match member {
+            None => Subject::Tenant(&id),
+            Some(member) => Subject::Member { tenant_id: &id, member },
+        };
+        self.apply(caller, &self.keyspace, subject, statement, &params)
     }
 
     /// A key's fields become what they were, but it does not live longer for it.

@@ -17,8 +17,10 @@ use crate::catalog::columns::tenant as column;
 use crate::catalog::policy::Policy;
 use crate::catalog::tables::Table;
 use keysmith_core::policy::name::{NAME_RULE, is_name};
+use pg::attempt::unless_twice;
 use pg::call::Call;
 use pg::error::{Code, Error, Result};
+use pg::notice::warning;
 use pg::scan::{Room, ScanKey, Snapshot, server_text};
 use pg::spi::{self, Param, Saved, saved};
 use pg::text;
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 functions! {
     keysmith_create_tenant => create_tenant: Host;
     keysmith_alter_tenant => alter_tenant: Admin;
+    keysmith_rename_tenant => rename_tenant: Admin;
     keysmith_suspend_tenant => suspend_tenant: Admin;
     keysmith_resume_tenant => resume_tenant: Admin;
     keysmith_set_member => set_member: Host;
@@ -43,21 +46,42 @@ pub struct Tenant {
 impl Tenant {
     /// One that the caller does not reach is one that is not there.
     pub fn find(caller: &Caller, tenant: &str, keyspace: &str) -> Result<Tenant> {
-        let (space, name) = (server_text(keyspace), server_text(tenant));
-        let by_name = [ScanKey::text(column::keyspace, &space), ScanKey::text(column::name, &name)];
-        Tenant::read(Catalog::open()?.tables.tenant_by_name, by_name)
+        Tenant::named(tenant, keyspace)?
             .filter(|found| caller.reaches(&found.id, keyspace))
             .ok_or_else(|| unknown(tenant, keyspace))
     }
 
-    /// The same, its row locked: acts on a tenant take turns.
+    fn named(name: &str, keyspace: &str) -> Result<Option<Tenant>> {
+        let (space, name) = (server_text(keyspace), server_text(name));
+        let by_name = [ScanKey::text(column::keyspace, &space), ScanKey::text(column::name, &name)];
+        Ok(Tenant::read(Catalog::open()?.tables.tenant_by_name, by_name))
+    }
+
+    /// The same, its row locked: acts on a tenant take turns. It may have been renamed during the
+    /// wait.
     pub fn lock(caller: &Caller, tenant: &str, keyspace: &str) -> Result<Tenant> {
         let found = Tenant::find(caller, tenant, keyspace)?;
-        spi::execute(
-            saved!("SELECT FROM keysmith_private.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE"),
-            &[Param::uuid(&found.id)],
+        let locked = spi::execute(
+            saved!(
+                "SELECT FROM keysmith_private.tenant WHERE tenant_id = $1 AND name = $2
+                 FOR NO KEY UPDATE"
+            ),
+            &[Param::uuid(&found.id), Param::text(tenant)],
         )?;
+        if locked == 0 {
+            return Err(unknown(tenant, keyspace));
+        }
         Ok(found)
+    }
+
+    /// Checks that the tenant still has the name that it was found by. The caller has made a row that
+    /// refers to it: until then, it may have been renamed or erased.
+    pub fn must_be_named(&self, tenant: &str, keyspace: &str) -> Result<()> {
+        let found = Tenant::named(tenant, keyspace)?;
+        found
+            .filter(|found| found.id == self.id)
+            .map(|_| ())
+            .ok_or_else(|| unknown(tenant, keyspace))
     }
 
     /// The tenant of a key.
@@ -101,19 +125,23 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
     let metadata = metadata::argument(call, 3)?;
     let limits = limits::given(call, 4)?;
     let credits: Option<Credits> = json::argument(call, 5, "credits")?;
+    let tenant_id = call.datum(6).map(|_| call.uuid(6, "tenant_id")).transpose()?;
+    let if_not_exists = call.boolean(7, "if_not_exists")?;
     if !is_name(&name) {
         return Err(Error::argument("name", NAME_RULE));
     }
     check_plan(plan.as_deref())?;
+    if tenant_id == Some([0; 16]) {
+        return Err(Error::argument("tenant_id", "must not be the nil UUID"));
+    }
     let tenant_id = authority::act(needs::create_tenant, |caller| {
         caller.must_host_all_of(&keyspace)?;
         policy(caller, &keyspace)?;
-        let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&name))?;
         let found = spi::first(
             saved!(
-                "INSERT INTO keysmith_private.tenant (keyspace, name, plan, metadata, limits)
-                 VALUES ($1, $2, $3, coalesce($4, '{}'), $5)
-                 ON CONFLICT (keyspace, name) DO NOTHING RETURNING tenant_id"
+                "INSERT INTO keysmith_private.tenant (keyspace, name, plan, metadata, limits, tenant_id)
+                 VALUES ($1, $2, $3, coalesce($4, '{}'), $5, coalesce($6, pg_catalog.gen_random_uuid()))
+                 ON CONFLICT DO NOTHING RETURNING tenant_id"
             ),
             &[
                 Param::text(&keyspace),
@@ -121,13 +149,14 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
                 Param::text_or_null(plan.as_deref()),
                 Param::jsonb(metadata),
                 Param::text_or_null(limits.as_deref()),
+                Param::uuid_or_null(tenant_id.as_ref()),
             ],
             |row| row.uuid(1),
         )?;
-        let created = found.ok_or_else(|| {
-            let message = format!("tenant {name:?} already exists in keyspace {keyspace:?}");
-            Error::new(Code::Conflict, message)
-        })?;
+        let Some(created) = found else {
+            return existing(&name, &keyspace, tenant_id, if_not_exists);
+        };
+        let act = Act::made(&caller.actor, &keyspace, Subject::Tenant(&created));
         if credits.is_some() {
             credits::give(CreditHolder::Tenant(&created), credits.as_ref())?;
         }
@@ -135,6 +164,39 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
         Ok(created)
     })?;
     Ok(Some(pg::datum::uuid(&tenant_id)))
+}
+
+/// The tenant that keeps one from being made, if the caller takes that one.
+fn existing(
+    name: &str,
+    keyspace: &str,
+    tenant_id: Option<[u8; 16]>,
+    if_not_exists: bool,
+) -> Result<[u8; 16]> {
+    let found = Tenant::named(name, keyspace)?;
+    Err(match (found, tenant_id) {
+        (Some(found), _) if if_not_exists && tenant_id.is_none_or(|id| id == found.id) => {
+            return Ok(found.id);
+        }
+        (Some(_), Some(_)) if if_not_exists => Error::new(
+            Code::Conflict,
+            format!("tenant {name:?} of keyspace {keyspace:?} has another tenant_id"),
+        ),
+        (Some(_), _) => already_exists(name, keyspace),
+        (None, Some(id)) => {
+            let id = errors::shown(&id);
+            Error::new(Code::Conflict, format!("tenant_id {id} is the id of another tenant"))
+        }
+        (None, None) => {
+            Error::new(Code::Conflict, format!("tenant {name:?} was renamed meanwhile"))
+                .hint("Nothing was changed. Call the function again.")
+        }
+    })
+}
+
+pub fn already_exists(name: &str, keyspace: &str) -> Error {
+    let message = format!("tenant {name:?} already exists in keyspace {keyspace:?}");
+    Error::new(Code::Conflict, message)
 }
 
 fn check_plan(plan: Option<&str>) -> Result<()> {
@@ -165,7 +227,7 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
     authority::act(needs::alter_tenant, |caller| {
         policy(caller, &keyspace)?;
         let id = Tenant::lock(caller, &tenant, &keyspace)?.id;
-        let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&tenant))?;
+        let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&id))?;
         patch::update(
             "keysmith_private.tenant",
             ("tenant_id", Param::uuid(&id)),
@@ -181,6 +243,57 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
+fn rename_tenant(call: &Call) -> Result<Option<Datum>> {
+    let tenant = call.required_text(0, "tenant")?;
+    let new_name = call.required_text(1, "new_name")?;
+    let keyspace = call.required_text(2, "keyspace")?;
+    if !is_name(&new_name) {
+        return Err(Error::argument("new_name", NAME_RULE));
+    }
+    authority::act(needs::rename_tenant, |caller| {
+        policy(caller, &keyspace)?;
+        let id = Tenant::lock(caller, &tenant, &keyspace)?.id;
+        if new_name == tenant {
+            return Ok(());
+        }
+        let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&id))?;
+        let renamed = unless_twice(|| {
+            spi::execute(
+                saved!("UPDATE keysmith_private.tenant SET name = $2 WHERE tenant_id = $1"),
+                &[Param::uuid(&id), Param::text(&new_name)],
+            )
+        });
+        renamed.ok_or_else(|| already_exists(&new_name, &keyspace))??;
+        warn_of_names(&keyspace)?;
+        act.done("rename_tenant")
+    })?;
+    Ok(None)
+}
+
+/// Rows of isolated tables may name the tenant. They keep the old name, which another tenant may be
+/// given.
+fn warn_of_names(keyspace: &str) -> Result<()> {
+    let tables = spi::first(
+        saved!(
+            "SELECT pg_catalog.string_agg(i.found::regclass::text, ', ' ORDER BY i.found)
+             FROM keysmith_private.isolated i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.found
+                 AND CASE WHEN i.is_same THEN a.attnum = i.tenant_number
+                          ELSE a.attname = i.tenant_column END
+             WHERE coalesce(i.keyspace, $1) = $1
+               AND keysmith_private.base_type(a.atttypid) <> 'uuid'::regtype"
+        ),
+        &[Param::text(keyspace)],
+        |row| row.text(1),
+    )?;
+    if let Some(tables) = tables {
+        let message = format!("rows that name the tenant keep its old name: {tables}");
+        let hint =
+            "Change these rows in the same transaction, or isolate by a column of type uuid.";
+        warning(message, Some(hint.into()));
+    }
+    Ok(())
+}
+
 fn suspend_tenant(call: &Call) -> Result<Option<Datum>> {
     let reason = call.text(2, "reason")?;
     key::check_length("reason", reason.as_deref(), key::MAX_REASON)?;
@@ -191,8 +304,8 @@ fn suspend_tenant(call: &Call) -> Result<Option<Datum>> {
         saved!(
             "UPDATE keysmith_private.tenant SET
                  suspended_at = coalesce(suspended_at, pg_catalog.clock_timestamp()),
-                 suspended_reason = coalesce($3, suspended_reason)
-             WHERE keyspace = $1 AND name = $2"
+                 suspended_reason = coalesce($2, suspended_reason)
+             WHERE tenant_id = $1"
         ),
         Some(Param::text_or_null(reason.as_deref())),
     )
@@ -205,7 +318,7 @@ fn resume_tenant(call: &Call) -> Result<Option<Datum>> {
         "resume",
         saved!(
             "UPDATE keysmith_private.tenant SET suspended_at = NULL, suspended_reason = NULL
-             WHERE keyspace = $1 AND name = $2"
+             WHERE tenant_id = $1"
         ),
         None,
     )
@@ -223,9 +336,9 @@ fn change_tenant(
     let keyspace = call.required_text(1, "keyspace")?;
     authority::act(needs, |caller| {
         policy(caller, &keyspace)?;
-        Tenant::lock(caller, &tenant, &keyspace)?;
-        let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&tenant))?;
-        let mut params = vec![Param::text(&keyspace), Param::text(&tenant)];
+        let id = Tenant::lock(caller, &tenant, &keyspace)?.id;
+        let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&id))?;
+        let mut params = vec![Param::uuid(&id)];
         params.extend(more);
         spi::execute(statement, &params)?;
         act.done(action)
@@ -245,7 +358,7 @@ fn set_member(call: &Call) -> Result<Option<Datum>> {
         caller.must_host_some_of(&keyspace)?;
         key::check_role(&*policy(caller, &keyspace)?, Some(&role), &keyspace)?;
         let tenant_id = Tenant::lock(caller, &tenant, &keyspace)?.id;
-        let subject = Subject::Member { tenant: &tenant, member: &member };
+        let subject = Subject::Member { tenant_id: &tenant_id, member: &member };
         let act = Act::on(&caller.actor, &keyspace, subject)?;
         spi::execute(
             saved!(
@@ -273,7 +386,7 @@ fn remove_member(call: &Call) -> Result<Option<Datum>> {
         caller.must_host_some_of(&keyspace)?;
         policy(caller, &keyspace)?;
         let tenant_id = Tenant::lock(caller, &tenant, &keyspace)?.id;
-        let subject = Subject::Member { tenant: &tenant, member: &member };
+        let subject = Subject::Member { tenant_id: &tenant_id, member: &member };
         let act = Act::on(&caller.actor, &keyspace, subject)?;
         let removed = spi::execute(
             saved!("DELETE FROM keysmith_private.member WHERE tenant_id = $1 AND member = $2"),

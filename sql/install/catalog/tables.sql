@@ -149,12 +149,14 @@ CREATE TABLE keysmith_private.tenant (
     suspended_reason text,
     metadata         jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
     limits           text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
+    erased_at        timestamptz,
     UNIQUE (keyspace, name),
     UNIQUE (tenant_id, keyspace),
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
 COMMENT ON TABLE keysmith_private.tenant IS 'The customers of a keyspace; they own keys';
 COMMENT ON COLUMN keysmith_private.tenant.limits IS 'The rate limits that all its keys of an environment share';
+COMMENT ON COLUMN keysmith_private.tenant.erased_at IS 'The time when it was erased; its requests are recorded without address and member since then';
 
 CREATE TABLE keysmith_private.member (
     tenant_id uuid NOT NULL,
@@ -261,12 +263,14 @@ CREATE TABLE keysmith_private.audit_content (
     acting_member text COLLATE "C",
     client       inet,
     tenant       text COLLATE "C",
+    tenant_id    uuid,
     key_id       uuid,
     before       jsonb,
     after        jsonb
 );
 COMMENT ON TABLE keysmith_private.audit_content IS 'The parts of an entry that may identify a person: who acted, on whom, and what changed';
 COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'A digest over the salt and the other columns; see docs/architecture.md';
+COMMENT ON COLUMN keysmith_private.audit_content.tenant IS 'The name that the tenant had at that time';
 COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random bytes, so that the content cannot be guessed from the digest';
 
 -- Spending updates a balance. Pages are left half empty, so that the new row version fits

@@ -6,10 +6,12 @@ CREATE FUNCTION keysmith.create_tenant(
     plan text DEFAULT NULL,
     metadata jsonb DEFAULT NULL,
     limits jsonb DEFAULT NULL,
-    credits jsonb DEFAULT NULL
+    credits jsonb DEFAULT NULL,
+    tenant_id uuid DEFAULT NULL,
+    if_not_exists boolean DEFAULT false
 ) RETURNS uuid
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
-COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb) IS
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb, uuid, boolean) IS
 'Makes a tenant and returns its id';
 
 CREATE FUNCTION keysmith.alter_tenant(
@@ -20,6 +22,15 @@ CREATE FUNCTION keysmith.alter_tenant(
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
 'Changes a tenant''s plan, metadata, limits or credits; a JSON object names the fields';
+
+CREATE FUNCTION keysmith.rename_tenant(
+    tenant text,
+    new_name text,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rename_tenant';
+COMMENT ON FUNCTION keysmith.rename_tenant(text, text, text) IS
+'Gives a tenant another name; its id, its keys and its history stay';
 
 CREATE FUNCTION keysmith.suspend_tenant(
     tenant text,

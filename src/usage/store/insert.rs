@@ -1,17 +1,19 @@
 //! Stores a batch of records: by `bulk_insert` where that is possible, otherwise by an `INSERT`.
 //! Amendments are an `UPDATE`. Called as the extension's owner, connected to SPI.
 
+use crate::catalog::Catalog;
+use crate::catalog::columns::tenant as column;
 use crate::usage::store::bulk_insert;
 use crate::usage::store::partitions;
 use crate::usage::store::partitions::with_events;
 use crate::usage::store::rows;
-use keysmith_core::event::{Event, Learned, Record};
+use keysmith_core::event::{Event, Learned, Person, Record};
 use keysmith_core::request_id;
 use pg::attempt::{Outcome, subtransaction, unless_twice};
 use pg::bulk::with_array;
 use pg::error::{Code, Error, Result};
 use pg::lock::Mode;
-use pg::scan::Snapshot;
+use pg::scan::{Room, ScanKey, Snapshot};
 use pg::settings::set_for_now;
 use pg::spi::{self, Param};
 use pg::table::Lock;
@@ -58,6 +60,7 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
             events.push((*sequence, event));
         }
     }
+    strip_erased(&mut events)?;
     let days = partitions::missing(records.iter().map(|(_, record)| record));
     partitions::make(&days)?;
     let left: Vec<_> = match numbers {
@@ -82,6 +85,30 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
         Numbers::OfQueue { .. } | Numbers::Received { .. } => amend(&told)?,
     };
     Ok(Stored { events: stored, unmatched })
+}
+
+/// Removes the address and the member from events of tenants that were erased meanwhile. An erasure
+/// locks the table, so from here on it waits until these events are committed, and sees them.
+fn strip_erased(events: &mut [(i64, Event)]) -> Result<()> {
+    if events.iter().all(|(_, event)| event.ip.is_none() && event.person.is_none()) {
+        return Ok(());
+    }
+    with_events(Mode::RowExclusive, Lock::Kept, |_| ());
+    let (tenants, snapshot) = (Catalog::open()?.tables.tenant.open(), Snapshot::now());
+    let mut known: HashMap<[u8; 16], bool> = HashMap::new();
+    for (_, event) in events {
+        let is_erased = *known.entry(event.tenant_id).or_insert_with(|| {
+            let by_id = [ScanKey::uuid(column::tenant_id, &event.tenant_id)];
+            let room = Room::new();
+            let row = tenants.first(&snapshot, &room, by_id, |_| true);
+            row.is_some_and(|row| row.timestamp(column::erased_at).is_some())
+        });
+        if is_erased {
+            event.ip = None;
+            event.person = event.person.map(|person| Person { member: b"", ..person });
+        }
+    }
+    Ok(())
 }
 
 /// The same in a subtransaction: what fails has no effect.

@@ -1,0 +1,55 @@
+//! `erase_tenant`: deletes what may identify the people of a tenant. See `keysmith_private.erase`.
+
+use super::authority;
+use super::errors;
+use super::keyspace::policy;
+use super::level::functions;
+use super::tenant::{Tenant, already_exists};
+use crate::audit::{self, Act, Subject};
+use pg::attempt::unless_twice;
+use pg::call::Call;
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param, saved};
+use pgrx::pg_sys::Datum;
+
+functions! {
+    keysmith_erase_tenant => erase_tenant: Admin;
+}
+
+fn erase_tenant(call: &Call) -> Result<Option<Datum>> {
+    let tenant = call.required_text(0, "tenant")?;
+    let keyspace = call.required_text(1, "keyspace")?;
+    authority::act(needs::erase_tenant, |caller| {
+        policy(caller, &keyspace)?;
+        must_see_everything()?;
+        let id = Tenant::lock(caller, &tenant, &keyspace)?.id;
+        let act = Act::made(&caller.actor, &keyspace, Subject::Tenant(&id));
+        let erased = unless_twice(|| {
+            spi::first(
+                saved!("SELECT keysmith_private.erase($1, $2)::text"),
+                &[Param::uuid(&id), Param::text(&keyspace)],
+                |row| row.text(1),
+            )
+        });
+        let entries = erased.ok_or_else(|| already_exists(&errors::shown(&id), &keyspace))??;
+        let after = format!("{{\"entries\": {}}}", entries.unwrap_or_default());
+        act.done_with("erase_tenant", &after)
+    })?;
+    Ok(None)
+}
+
+/// An erasure must see what others have just done, and the numbers of all entries.
+fn must_see_everything() -> Result<()> {
+    let level = "SELECT pg_catalog.current_setting('transaction_isolation') = 'read committed'";
+    if !spi::first(level, &[], |row| Some(row.boolean(1)))?.unwrap_or_default() {
+        return Err(Error::new(Code::Conflict, "a tenant is erased at READ COMMITTED only"));
+    }
+    if audit::has_acted() {
+        return Err(Error::new(
+            Code::Conflict,
+            "a tenant can't be erased after other changes in the same transaction",
+        )
+        .hint("Commit first."));
+    }
+    Ok(())
+}
