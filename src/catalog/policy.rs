@@ -435,13 +435,13 @@ impl Policy {
             (own, _) => Some(GrantList::Borrowed(own)),
         };
         let [role, owners] = roles.map(|role| role.map(|role| self.granted_by(role)));
-        HeldScopes { within: [own, role, owners], implications: &self.implications }
+        HeldScopes::new([own, role, owners], &self.implications)
     }
 
     /// The scopes that a person holds: those of the member's role, or all as the tenant.
     pub fn held_by_person(&self, role: Option<&[u8]>) -> HeldScopes<'_> {
         let role = role.map(|role| self.granted_by(role));
-        HeldScopes { within: [None, None, role], implications: &self.implications }
+        HeldScopes::new([None, None, role], &self.implications)
     }
 
     fn granted_by(&self, role: &[u8]) -> GrantList<'_> {

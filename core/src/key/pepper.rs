@@ -1,18 +1,15 @@
 //! The pepper file: secrets that live outside the database.
 //!
-//! Each line is a generation, `number:hex`. The number is 1 or more, and the hex at least 32
-//! bytes. Blank lines and lines that start with `#` are skipped. New keys are stored under the
-//! highest generation. A line must stay as long as keys are stored under it.
+//! It has the form of a [secret file](super::secret_file). New keys are stored under the highest
+//! generation. A line must stay as long as keys are stored under it.
 //!
 //! Keys that were stored without a pepper are accepted only if there is a line `0:unpeppered`:
 //! whoever can write to the table could add such keys.
 
 use super::digest::{DIGEST_LEN, KeyDigest};
+use super::secret_file::SecretFile;
 use super::subkey::{Subkeys, Use};
 use sha2::{Digest, Sha256};
-
-/// The least bytes of a pepper: as many as a digest has.
-const MIN_PEPPER_LEN: usize = 32;
 
 /// The generation of a digest that was stored without a pepper.
 pub const UNPEPPERED: i16 = 0;
@@ -37,38 +34,12 @@ impl Default for Peppers {
 impl Peppers {
     /// Reads the text of a pepper file. The error names the line and never shows its content.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut peppers: Vec<(i16, Subkeys)> = Vec::new();
-        let mut accepts_unpeppered = false;
-        for (index, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let fail = |why: &str| format!("line {}: {why}", index + 1);
-            let (number, digits) =
-                line.split_once(':').ok_or_else(|| fail("must be generation:hex"))?;
-            if (number.trim(), digits.trim()) == ("0", NO_PEPPER) {
-                accepts_unpeppered = true;
-                continue;
-            }
-            let generation: i16 = match number.trim().parse() {
-                Ok(n) if n >= 1 => n,
-                _ => return Err(fail("the generation must be a number from 1 to 32767")),
-            };
-            if peppers.iter().any(|(other, _)| *other == generation) {
-                return Err(fail("this generation is already there"));
-            }
-            let secret = hex::decode(digits.trim()).map_err(|_| fail("the pepper must be hex"))?;
-            if secret.len() < MIN_PEPPER_LEN {
-                return Err(fail("the pepper must have at least 32 bytes (64 hex digits)"));
-            }
-            peppers.push((generation, Subkeys::of(&secret)));
-        }
-        if peppers.is_empty() {
-            return Err("no line of the form generation:hex".into());
-        }
-        peppers.sort_by(|(a, _), (b, _)| b.cmp(a));
-        Ok(Peppers { newest_first: peppers, accepts_unpeppered })
+        let file = SecretFile::parse(text, "the pepper", Some(NO_PEPPER))?;
+        let subkeys = |(generation, pepper): &(i16, Vec<u8>)| (*generation, Subkeys::of(pepper));
+        Ok(Peppers {
+            newest_first: file.newest_first.iter().map(subkeys).collect(),
+            accepts_unpeppered: file.has_word,
+        })
     }
 
     /// The generation of new digests.
@@ -160,27 +131,5 @@ mod tests {
     fn without_a_pepper_the_plain_form_is_stored() {
         let digest = KeyDigest::of(b"key");
         assert_eq!(Peppers::default().store(&digest), (UNPEPPERED, digest.stored()));
-    }
-
-    #[test]
-    fn errors_name_the_line_and_keep_the_secret() {
-        let short = "1:aabbccdd";
-        for (text, at) in [
-            ("", "no line"),
-            ("# only\n", "no line"),
-            ("nonsense", "line 1"),
-            ("0:aa", "line 1"),
-            ("0:unpeppered", "no line"),
-            ("-1:aa", "line 1"),
-            ("40000:aa", "line 1"),
-            ("1:xyz", "line 1"),
-            ("1:aéa", "line 1"),
-            (short, "line 1"),
-            (&format!("{}{}", line(1, "aa"), line(1, "bb")), "line 2"),
-        ] {
-            let error = Peppers::parse(text).err().expect(text);
-            assert!(error.contains(at), "{error}");
-            assert!(!error.contains("aabbccdd"), "{error}");
-        }
     }
 }
