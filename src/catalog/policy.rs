@@ -2,6 +2,7 @@
 
 use super::columns;
 use super::tables::{Table, Tables};
+use crate::pepper;
 use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::http::operation::Operation;
 use keysmith_core::key::{display, foreign};
@@ -203,6 +204,7 @@ impl Policy {
                 error_body.and_then(|body| ErrorBody::parse(&body).ok()).unwrap_or_default();
         });
         if policy.exists() {
+            pepper::knowing(policy.generation);
             policy.load_prefixes(tables, snapshot, keyspace);
             policy.load_scopes(tables, snapshot, keyspace);
             policy.load_roles(tables, snapshot, keyspace);

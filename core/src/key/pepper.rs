@@ -8,7 +8,7 @@
 
 use super::digest::{DIGEST_LEN, KeyDigest};
 use super::secret_file::SecretFile;
-use super::subkey::{Subkeys, Use};
+use super::subkey::{ForKeys, Subkeys, Use};
 use sha2::{Digest, Sha256};
 
 /// The generation of a digest that was stored without a pepper.
@@ -55,6 +55,17 @@ impl Peppers {
     /// The generations that have a pepper, the newest first.
     pub fn generations(&self) -> impl Iterator<Item = i16> + '_ {
         self.newest_first.iter().map(|(generation, _)| *generation)
+    }
+
+    /// Whether all that these accept, the others accept too: each generation with the same pepper.
+    pub fn are_all_in(&self, others: &Peppers) -> bool {
+        let mark = |subkeys: &Subkeys| <ForKeys as Use>::subkey(subkeys).mac(b"");
+        let is_there = |(generation, subkeys): &(i16, Subkeys)| {
+            let other = others.newest_first.iter().find(|(other, _)| other == generation);
+            other.is_some_and(|(_, other)| mark(other) == mark(subkeys))
+        };
+        (others.accepts_unpeppered || !self.accepts_unpeppered)
+            && self.newest_first.iter().all(is_there)
     }
 
     /// A digest of content under the pepper of a generation, or without one for generation 0.
@@ -125,6 +136,26 @@ mod tests {
         assert_eq!(generations(&peppers), [1, UNPEPPERED]);
         assert_eq!(peppers.store(&KeyDigest::of(b"key")).0, 1);
         assert_eq!(generations(&Peppers::default()), [UNPEPPERED]);
+    }
+
+    #[test]
+    fn a_file_may_have_more_peppers_than_before() {
+        let parse = |text: &str| Peppers::parse(text).unwrap();
+        let (one, two) = (line(1, "aa"), line(2, "bb"));
+        let known = parse(&format!("{one}{two}"));
+        for more in [
+            format!("# in another order\n{}\n{one}", two.to_uppercase()),
+            format!("{one}{two}{}", line(3, "cc")),
+            format!("0:unpeppered\n{one}{two}"),
+        ] {
+            assert!(known.are_all_in(&parse(&more)), "{more}");
+        }
+        for less in
+            [&one, &two, &format!("{one}{}", line(2, "cc")), &format!("{one}{}", line(3, "bb"))]
+        {
+            assert!(!known.are_all_in(&parse(less)), "{less}");
+        }
+        assert!(!parse(&format!("0:unpeppered\n{one}")).are_all_in(&parse(&one)));
     }
 
     #[test]
