@@ -31,6 +31,7 @@ pg::callback::on_load!(load);
 fn load() -> pg::error::Result<()> {
     pg::error::without_backtraces();
     settings::define();
+    pepper::define();
     usage::settings::define();
     calls::pre_request_settings::define();
     transaction::register();

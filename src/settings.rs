@@ -1,21 +1,7 @@
 //! Settings. No setting that an ordinary session may SET weakens a check.
 
-use pg::settings::{About, Context, Integer, Text, is_preloading};
+use pg::settings::{About, Context, Integer, is_preloading};
 use pgrx::pg_sys;
-
-/// The file with the peppers. By default it is empty: an installation works without a pepper, and
-/// one can be added later. The setting is defined only if the library is preloaded, and takes
-/// effect at a restart. Otherwise a session that loads the library could choose the value.
-static PEPPER_FILE: Text = Text::new(
-    About {
-        name: c"keysmith.pepper_file",
-        description: c"File outside the data directory with the peppers of key digests.",
-        explanation: c"One line for each generation, number:hex. Empty for no peppers.",
-        context: Context::Postmaster,
-        flags: pg_sys::GUC_SUPERUSER_ONLY,
-    },
-    c"",
-);
 
 /// The greatest number of rate limits that are in use at the same time. A limit is in use if it had
 /// a call within the time that it takes to be full again. The default takes less than 5 MB, and
@@ -98,10 +84,6 @@ static SPEND_TIMEOUT: Integer = Integer::new(
     3_600_000,
 );
 
-pub fn pepper_file() -> Option<String> {
-    Some(PEPPER_FILE.get()).filter(|path| !path.is_empty())
-}
-
 pub fn max_buckets() -> i32 {
     MAX_BUCKETS.get()
 }
@@ -126,7 +108,6 @@ pub fn spend_timeout() -> i32 {
 
 pub fn define() {
     if is_preloading() {
-        PEPPER_FILE.define();
         MAX_BUCKETS.define();
         DIRECTORY_SIZE.define();
     }

@@ -414,7 +414,7 @@ def test_peppers():
         amiss(db, "error", "pepper", "no one but the server's user")
         check_width(cluster)
         write(one, two)
-        amiss(db, "error", "pepper", "was changed since")
+        amiss(db, "error", "pepper", "was changed since it was read: reload")
         check_width(cluster)
         cluster.restart()
         db = session(cluster)

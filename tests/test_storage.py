@@ -145,6 +145,78 @@ def test_with_a_pepper_a_row_that_a_thief_adds_opens_nothing(peppered):
     assert db.reason(known) == "not_found"
 
 
+def test_a_reload_adds_peppers(peppered):
+    """Sessions that are open and new ones take them. A file that can't be used, or that lacks what
+    is in force, changes nothing."""
+    one, two, three = (f"{n}:{str(n) * 64}\n" for n in (1, 2, 3))
+    peppered.write_peppers(one)
+    peppered.configure(keysmith__pepper_file=peppered.dir / "peppers")
+    peppered.start()
+    db = session(peppered)
+    db.rows("CREATE EXTENSION keysmith")
+    db.tenant()
+    keys = [db.mint()]
+    others = [session(peppered)]
+    assert others[0].verify(keys[0].api_key).ok
+
+    def reload(text, logged, mode=0o600):
+        start, mark = peppered.log.stat().st_size, str(len(others))
+        peppered.write_peppers(text, mode)
+        peppered.configure(test__mark=mark)
+        db.rows("SELECT pg_reload_conf()")
+        wait_until(lambda: logged in peppered.log.read_bytes()[start:].decode())
+        for each in (db, *others):
+            wait_until(lambda each=each: each.value("SELECT current_setting('test.mark', true)") == mark)
+        others.append(session(peppered))
+
+    def newest():
+        return [each.one("status").newest_pepper for each in [db, *others]]
+
+    problem = "SELECT value FROM keysmith.metrics WHERE name = 'keysmith_pepper_file_problem'"
+    reload(one + two, "keysmith.pepper_file was read again: its newest pepper is 2")
+    assert set(newest()) == {2} and db.value(problem) == 0
+    keys.append(others[-1].mint())
+    generation = "SELECT generation FROM keysmith_private.key WHERE key_id = %s"
+    assert db.value(generation, keys[1].key_id) == 2
+    for text, mode, why in [
+        ("2:nonsense\n", 0o600, "line 1: the pepper must be hex"),
+        ("", 0o600, "no line of the form"),
+        (one + two + three, 0o644, "must be a file that no one but the server's user"),
+        (two + three, 0o600, "lacks a pepper that is in force"),
+        (one + f"2:{'33' * 32}\n" + three, 0o600, "lacks a pepper that is in force"),
+    ]:
+        reload(text, "the peppers that were read before stay in force", mode)
+        assert f"keysmith.pepper_file {why}" in peppered.log.read_text()
+        assert any(why in str(finding) for finding in db.findings())
+        assert set(newest()) == {2} and db.value(problem) == 1
+        keys.append(others[-1].mint())
+        assert all(each.verify(key.api_key).ok for each in [db, *others] for key in keys)
+    peppered.write_peppers(one + two)
+    assert not [each for each in db.findings() if (each.level, each.subject) == ("error", "pepper")]
+    assert str(1) * 64 not in peppered.log.read_text()
+
+
+def test_a_session_that_meets_a_new_pepper_reads_the_file(peppered):
+    one, two = (f"{n}:{str(n) * 64}\n" for n in (1, 2))
+    peppered.write_peppers(one)
+    peppered.configure(keysmith__pepper_file=peppered.dir / "peppers")
+    peppered.start()
+    db, other, manager = (session(peppered) for _ in range(3))
+    db.rows("CREATE EXTENSION keysmith")
+    db.tenant()
+    old = db.mint()
+    assert other.verify(old.api_key).ok and manager.verify(old.api_key).ok
+    peppered.write_peppers(one + two)
+    # Only this session is told.
+    os.kill(db.value("SELECT pg_backend_pid()"), signal.SIGHUP)
+    wait_until(lambda: db.one("status").newest_pepper == 2)
+    key = db.mint()
+    assert other.verify(key.api_key).ok and other.verify(old.api_key).ok
+    # The audit's chain is sealed with the new pepper, and so goes on.
+    manager.call("disable", old.key_id)
+    assert manager.one("status").newest_pepper == 2
+
+
 def test_no_session_steps_around_the_pepper(peppered):
     """Without preload there is no pepper, whatever a session sets: peppered keys are refused, and
     no key that a dump would reveal is stored beside them."""
@@ -185,7 +257,7 @@ def test_a_key_is_imported_once_under_any_pepper(peppered):
     ("", 0o600, "no line"),
     ("1:abc", 0o600, "line 1"),
     ("1:" + "zz" * 32, 0o600, "line 1"),
-    (f"1:{PEPPER[1]}", 0o644, "no one but the server's user"),
+    (f"1:{PEPPER[1]}", 0o644, "must be a file that no one but the server's user"),
     (f"1:{PEPPER[1]}", 0o620, "no one but the server's user"),
 ])
 def test_a_pepper_file_that_cannot_be_used_stops_the_start(peppered, text, mode, complaint):

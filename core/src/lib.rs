@@ -26,6 +26,7 @@ pub mod shutdown_file;
 pub mod siphash;
 pub mod tally;
 pub mod timeline;
+pub mod token;
 pub mod unknown_tally;
 
 /// In `tests/models`, `loom` takes the place of these.

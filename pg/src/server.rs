@@ -14,6 +14,12 @@ pub fn is_attached() -> bool {
     !unsafe { pg_sys::MyProc }.is_null()
 }
 
+/// Whether this process is the postmaster, which starts the others.
+pub fn is_postmaster() -> bool {
+    // SAFETY: reads two flags, which are set when the process starts.
+    unsafe { pg_sys::IsPostmasterEnvironment && !pg_sys::IsUnderPostmaster }
+}
+
 /// Whether the server is in recovery: it is a standby, or replays WAL after a crash. Also true in a
 /// process that is not attached, since it can't write either.
 #[inline]

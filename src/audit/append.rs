@@ -61,7 +61,7 @@ fn lock(catalog: &Catalog, number: u32) {
 /// before that.
 fn extend(catalog: &Catalog, keyspace: &str, notes: &[&Note]) -> Result<()> {
     let (mut entry, mut previous, generation) = end_of(catalog, keyspace);
-    let peppers = pepper::peppers();
+    let peppers = pepper::knowing(generation);
     let newest = peppers.newest();
     if newest < generation {
         return Err(Error::new(

@@ -2,6 +2,7 @@
 
 use super::columns;
 use super::tables::{Table, Tables};
+use crate::pepper;
 use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::http::operation::Operation;
 use keysmith_core::key::{display, foreign};
@@ -203,6 +204,7 @@ impl Policy {
                 error_body.and_then(|body| ErrorBody::parse(&body).ok()).unwrap_or_default();
         });
         if policy.exists() {
+            pepper::knowing(policy.generation);
             policy.load_prefixes(tables, snapshot, keyspace);
             policy.load_scopes(tables, snapshot, keyspace);
             policy.load_roles(tables, snapshot, keyspace);
@@ -435,13 +437,13 @@ impl Policy {
             (own, _) => Some(GrantList::Borrowed(own)),
         };
         let [role, owners] = roles.map(|role| role.map(|role| self.granted_by(role)));
-        HeldScopes { within: [own, role, owners], implications: &self.implications }
+        HeldScopes::new([own, role, owners], &self.implications)
     }
 
     /// The scopes that a person holds: those of the member's role, or all as the tenant.
     pub fn held_by_person(&self, role: Option<&[u8]>) -> HeldScopes<'_> {
         let role = role.map(|role| self.granted_by(role));
-        HeldScopes { within: [None, None, role], implications: &self.implications }
+        HeldScopes::new([None, None, role], &self.implications)
     }
 
     fn granted_by(&self, role: &[u8]) -> GrantList<'_> {

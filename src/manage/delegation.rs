@@ -140,9 +140,9 @@ fn check_for_later(
     if !is_open && own.is_some_and(|own| own.iter().all(|scope| held.covers(scope))) {
         return Ok(());
     }
-    let [delegators_own, delegators_roles @ ..] = held.within;
+    let [delegators_own, delegators_roles @ .., token] = held.within;
     let binds = |list: Option<GrantList>| list.is_some_and(|list| !list.iter().any(|s| s == b"*"));
-    if binds(delegators_own) && !(is_open && delegator.scopes.is_empty()) {
+    if binds(token) || binds(delegators_own) && !(is_open && delegator.scopes.is_empty()) {
         return Err(beyond("scopes", "scopes that the key that gives them has, by name"));
     }
     for (list, name) in delegators_roles.into_iter().zip(&delegator.roles) {

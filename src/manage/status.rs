@@ -5,7 +5,7 @@ use super::level::functions;
 use super::listing::put_all;
 use crate::audit::event;
 use crate::catalog::{Catalog, directory};
-use crate::pepper::peppers;
+use crate::pepper::{self, peppers};
 use crate::usage::queue::decisions::Decisions;
 use crate::usage::session::worker_slot;
 use crate::{lag, limit, settings};
@@ -38,6 +38,7 @@ fn library(call: &Call) -> Result<Option<Datum>> {
         Cell::boolean(limit::is_there()),
         Cell::boolean(Catalog::open()?.is_subscriber()),
         Cell::integer(Some(peppers().newest().into())),
+        Cell::boolean(pepper::complaint().is_some()),
         Cell::bigint(unsent),
         Cell::timestamp(last_unsent_at),
         Cell::integer(Some(settings::event_queue_limit())),

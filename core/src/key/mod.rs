@@ -6,6 +6,7 @@ pub mod foreign;
 pub mod format;
 pub mod pepper;
 pub mod secret;
+pub mod secret_file;
 pub mod subkey;
 
 /// The longest key that is looked at. Our keys have at most 81 characters. Imported keys may be

@@ -1,18 +1,15 @@
 //! The pepper file: secrets that live outside the database.
 //!
-//! Each line is a generation, `number:hex`. The number is 1 or more, and the hex at least 32
-//! bytes. Blank lines and lines that start with `#` are skipped. New keys are stored under the
-//! highest generation. A line must stay as long as keys are stored under it.
+//! It has the form of a [secret file](super::secret_file). New keys are stored under the highest
+//! generation. A line must stay as long as keys are stored under it.
 //!
 //! Keys that were stored without a pepper are accepted only if there is a line `0:unpeppered`:
 //! whoever can write to the table could add such keys.
 
 use super::digest::{DIGEST_LEN, KeyDigest};
-use super::subkey::{Subkeys, Use};
+use super::secret_file::SecretFile;
+use super::subkey::{ForKeys, Subkeys, Use};
 use sha2::{Digest, Sha256};
-
-/// The least bytes of a pepper: as many as a digest has.
-const MIN_PEPPER_LEN: usize = 32;
 
 /// The generation of a digest that was stored without a pepper.
 pub const UNPEPPERED: i16 = 0;
@@ -37,38 +34,12 @@ impl Default for Peppers {
 impl Peppers {
     /// Reads the text of a pepper file. The error names the line and never shows its content.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut peppers: Vec<(i16, Subkeys)> = Vec::new();
-        let mut accepts_unpeppered = false;
-        for (index, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let fail = |why: &str| format!("line {}: {why}", index + 1);
-            let (number, digits) =
-                line.split_once(':').ok_or_else(|| fail("must be generation:hex"))?;
-            if (number.trim(), digits.trim()) == ("0", NO_PEPPER) {
-                accepts_unpeppered = true;
-                continue;
-            }
-            let generation: i16 = match number.trim().parse() {
-                Ok(n) if n >= 1 => n,
-                _ => return Err(fail("the generation must be a number from 1 to 32767")),
-            };
-            if peppers.iter().any(|(other, _)| *other == generation) {
-                return Err(fail("this generation is already there"));
-            }
-            let secret = hex::decode(digits.trim()).map_err(|_| fail("the pepper must be hex"))?;
-            if secret.len() < MIN_PEPPER_LEN {
-                return Err(fail("the pepper must have at least 32 bytes (64 hex digits)"));
-            }
-            peppers.push((generation, Subkeys::of(&secret)));
-        }
-        if peppers.is_empty() {
-            return Err("no line of the form generation:hex".into());
-        }
-        peppers.sort_by(|(a, _), (b, _)| b.cmp(a));
-        Ok(Peppers { newest_first: peppers, accepts_unpeppered })
+        let file = SecretFile::parse(text, "the pepper", Some(NO_PEPPER))?;
+        let subkeys = |(generation, pepper): &(i16, Vec<u8>)| (*generation, Subkeys::of(pepper));
+        Ok(Peppers {
+            newest_first: file.newest_first.iter().map(subkeys).collect(),
+            accepts_unpeppered: file.has_word,
+        })
     }
 
     /// The generation of new digests.
@@ -84,6 +55,17 @@ impl Peppers {
     /// The generations that have a pepper, the newest first.
     pub fn generations(&self) -> impl Iterator<Item = i16> + '_ {
         self.newest_first.iter().map(|(generation, _)| *generation)
+    }
+
+    /// Whether all that these accept, the others accept too: each generation with the same pepper.
+    pub fn are_all_in(&self, others: &Peppers) -> bool {
+        let mark = |subkeys: &Subkeys| <ForKeys as Use>::subkey(subkeys).mac(b"");
+        let is_there = |(generation, subkeys): &(i16, Subkeys)| {
+            let other = others.newest_first.iter().find(|(other, _)| other == generation);
+            other.is_some_and(|(_, other)| mark(other) == mark(subkeys))
+        };
+        (others.accepts_unpeppered || !self.accepts_unpeppered)
+            && self.newest_first.iter().all(is_there)
     }
 
     /// A digest of content under the pepper of a generation, or without one for generation 0.
@@ -157,30 +139,28 @@ mod tests {
     }
 
     #[test]
-    fn without_a_pepper_the_plain_form_is_stored() {
-        let digest = KeyDigest::of(b"key");
-        assert_eq!(Peppers::default().store(&digest), (UNPEPPERED, digest.stored()));
+    fn a_file_may_have_more_peppers_than_before() {
+        let parse = |text: &str| Peppers::parse(text).unwrap();
+        let (one, two) = (line(1, "aa"), line(2, "bb"));
+        let known = parse(&format!("{one}{two}"));
+        for more in [
+            format!("# in another order\n{}\n{one}", two.to_uppercase()),
+            format!("{one}{two}{}", line(3, "cc")),
+            format!("0:unpeppered\n{one}{two}"),
+        ] {
+            assert!(known.are_all_in(&parse(&more)), "{more}");
+        }
+        for less in
+            [&one, &two, &format!("{one}{}", line(2, "cc")), &format!("{one}{}", line(3, "bb"))]
+        {
+            assert!(!known.are_all_in(&parse(less)), "{less}");
+        }
+        assert!(!parse(&format!("0:unpeppered\n{one}")).are_all_in(&parse(&one)));
     }
 
     #[test]
-    fn errors_name_the_line_and_keep_the_secret() {
-        let short = "1:aabbccdd";
-        for (text, at) in [
-            ("", "no line"),
-            ("# only\n", "no line"),
-            ("nonsense", "line 1"),
-            ("0:aa", "line 1"),
-            ("0:unpeppered", "no line"),
-            ("-1:aa", "line 1"),
-            ("40000:aa", "line 1"),
-            ("1:xyz", "line 1"),
-            ("1:aéa", "line 1"),
-            (short, "line 1"),
-            (&format!("{}{}", line(1, "aa"), line(1, "bb")), "line 2"),
-        ] {
-            let error = Peppers::parse(text).err().expect(text);
-            assert!(error.contains(at), "{error}");
-            assert!(!error.contains("aabbccdd"), "{error}");
-        }
+    fn without_a_pepper_the_plain_form_is_stored() {
+        let digest = KeyDigest::of(b"key");
+        assert_eq!(Peppers::default().store(&digest), (UNPEPPERED, digest.stored()));
     }
 }

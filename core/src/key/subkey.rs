@@ -53,6 +53,10 @@ macro_rules! uses {
             }
         }
 
+        /// The labels of all uses.
+        #[cfg(test)]
+        pub(crate) const LABELS: &[&str] = &[$($label),*];
+
         #[cfg(test)]
         const ALL: &[(&str, &[u8])] = &[$(($label, $domain)),*];
     };

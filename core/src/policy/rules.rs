@@ -146,10 +146,7 @@ mod tests {
 
     fn good() -> (Found<'static>, Demand<'static>) {
         let own: &'static [&'static [u8]] = &[b"images:write"];
-        let held = HeldScopes {
-            within: [Some(GrantList::Borrowed(own)), None, None],
-            implications: &NONE,
-        };
+        let held = HeldScopes::new([Some(GrantList::Borrowed(own)), None, None], &NONE);
         let found = Found {
             environment: b"live",
             kind: Some(Kind::Secret),
@@ -267,8 +264,8 @@ mod tests {
     #[test]
     fn a_null_is_not_held_whatever_the_key_holds() {
         let (mut found, mut demand) = good();
-        for within in [[None; 3], found.held.within] {
-            found.held.within = within;
+        for held in [HeldScopes::new([None; 3], &NONE), found.held] {
+            found.held = held;
             for scopes in [&NULL, &NULL_AND_OTHER] {
                 demand.scopes = scopes;
                 assert_eq!(decide(&found, &demand), Reason::ScopesNull);

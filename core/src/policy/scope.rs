@@ -98,14 +98,31 @@ impl<'a> GrantList<'a> {
 }
 
 /// The scopes that a key holds: those that each of several lists allows. The lists are those of
-/// the key, of its role and of its owner. A list that is `None` allows everything.
+/// the key, of its role, of its owner, and of the token that was made from it. A list that is
+/// `None` allows everything.
 #[derive(Clone, Copy)]
 pub struct HeldScopes<'a> {
-    pub within: [Option<GrantList<'a>>; 3],
-    pub implications: &'a Implications,
+    pub within: [Option<GrantList<'a>>; 4],
+    implications: &'a Implications,
 }
 
 impl<'a> HeldScopes<'a> {
+    /// What a key holds without a token.
+    #[inline]
+    pub fn new(
+        [own, role, owners]: [Option<GrantList<'a>>; 3],
+        implications: &'a Implications,
+    ) -> HeldScopes<'a> {
+        HeldScopes { within: [own, role, owners, None], implications }
+    }
+
+    /// What a token gives: the part of its own list that the key holds now.
+    #[inline]
+    pub fn narrowed(self, token: GrantList<'a>) -> HeldScopes<'a> {
+        let [own, role, owners, _] = self.within;
+        HeldScopes { within: [own, role, owners, Some(token)], ..self }
+    }
+
     #[inline]
     pub fn covers(&self, scope: &[u8]) -> bool {
         !scope.is_empty()
@@ -148,6 +165,7 @@ impl Required for [Option<&[u8]>] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn names() {
@@ -199,7 +217,7 @@ mod tests {
         implications: &'a Implications,
     ) -> HeldScopes<'a> {
         let [one, two] = lists.map(|list| list.map(GrantList::Borrowed));
-        HeldScopes { within: [one, two, None], implications }
+        HeldScopes::new([one, two, None], implications)
     }
 
     #[test]
@@ -239,5 +257,51 @@ mod tests {
         assert_eq!(unlimited.effective(), [b"*"]);
         let nothing = held_within([Some(&[]), None], &none);
         assert!(!nothing.covers(b"anything") && nothing.effective().is_empty());
+    }
+
+    #[test]
+    fn a_token_gives_the_part_of_its_scopes_that_the_key_still_holds() {
+        let table = implications(&[("admin", &["write"])]);
+        let own: &[&[u8]] = &[b"admin", b"images:*"];
+        let held = held_within([Some(own), None], &table);
+        let token: &[&[u8]] = &[b"write", b"images:read", b"users:read"];
+        let narrowed = held.narrowed(GrantList::Borrowed(token));
+        assert_eq!(narrowed.effective(), [&b"images:read"[..], b"write"]);
+        assert!(!narrowed.covers(b"admin") && !narrowed.covers(b"users:read"));
+        // The key holds less now.
+        let less: &[&[u8]] = &[b"images:write"];
+        let narrowed = held_within([Some(less), None], &table).narrowed(GrantList::Borrowed(token));
+        assert!(narrowed.effective().is_empty());
+        let nothing = held.narrowed(GrantList::Borrowed(&[]));
+        assert!(!nothing.covers(b"admin") && nothing.effective().is_empty());
+    }
+
+    /// A few scopes that imply, cover or miss each other.
+    fn grants() -> impl Strategy<Value = Vec<&'static str>> {
+        const NAMES: &[&str] = &["*", "a:*", "a:b:*", "a:b", "a:b:c", "a", "b", "admin"];
+        proptest::collection::vec(proptest::sample::select(NAMES), 0..4)
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_never_gives_more_than_its_key(
+            own in proptest::option::of(grants()), role in proptest::option::of(grants()),
+            token in grants(), scope in proptest::sample::select(&["a", "a:b", "a:b:c", "b", "admin", "x"][..]),
+        ) {
+            let table = implications(&[("admin", &["a:b"]), ("b", &["admin"])]);
+            let bytes = |list: &[&'static str]| list.iter().map(|grant| grant.as_bytes()).collect::<Vec<_>>();
+            let [own, role] = [own, role].map(|list| list.map(|list| bytes(&list)));
+            let token = bytes(&token);
+            let held = held_within([own.as_deref(), role.as_deref()], &table);
+            let narrowed = held.narrowed(GrantList::Borrowed(&token));
+            let of_token = held_within([Some(&token), None], &table);
+            let scope = scope.as_bytes();
+            prop_assert_eq!(narrowed.covers(scope), held.covers(scope) && of_token.covers(scope));
+            for shown in narrowed.effective() {
+                prop_assert!(held.covers(shown) && of_token.covers(shown));
+            }
+            let all: &[&[u8]] = &[b"*"];
+            prop_assert_eq!(held.narrowed(GrantList::Borrowed(all)).covers(scope), held.covers(scope));
+        }
     }
 }

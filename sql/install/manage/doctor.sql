@@ -40,7 +40,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'error', 'pepper', CASE p WHEN '0' THEN 'keys without a pepper are refused: the file does not allow them'
                ELSE format('keys of pepper %s are refused: the file does not have it', p) END,
            CASE p WHEN '0' THEN 'add the line 0:unpeppered until these keys are rotated'
-               ELSE 'put it back into the file, and restart' END
+               ELSE 'put it back into the file, and reload the configuration' END
     FROM unnest(lost_peppers) AS p
     UNION ALL
     SELECT 'warning', 'pepper', format('%s active keys are stored with an older pepper than %s',

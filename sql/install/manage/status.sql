@@ -5,6 +5,7 @@ CREATE FUNCTION keysmith_private.library(
     OUT preloaded boolean,
     OUT subscriber boolean,
     OUT newest_pepper integer,
+    OUT has_pepper_problem boolean,
     OUT events_unsent bigint,
     OUT last_event_unsent_at timestamptz,
     OUT event_queue_limit integer,
