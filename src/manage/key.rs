@@ -68,6 +68,11 @@ pub fn distinct(mut texts: Vec<String>) -> Vec<String> {
 /// The same, and that the keyspace's catalogue has them.
 pub fn check_known_grants(policy: &Policy, grants: &[String]) -> Result<()> {
     check_grants("scopes", grants)?;
+    check_known(policy, grants)
+}
+
+/// Checks that the keyspace's catalogue has scopes.
+pub fn check_known(policy: &Policy, grants: &[String]) -> Result<()> {
     match grants.iter().find(|grant| !policy.knows_grant(grant.as_bytes())) {
         None => Ok(()),
         Some(unknown) => Err(Error::argument(

@@ -94,12 +94,13 @@ COMMENT ON TABLE keysmith_private.plan_feature IS 'Features that only tenants of
 
 CREATE TABLE keysmith_private.scope (
     keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
-    scope       text COLLATE "C" NOT NULL CHECK (scope ~ '^[A-Za-z0-9_./-]+(:[A-Za-z0-9_./-]+)*$' AND length(scope) <= 128),
+    scope       text COLLATE "C" NOT NULL CHECK (scope ~ '^[A-Za-z0-9_./-]+(:([A-Za-z0-9_./-]+|\{[A-Za-z0-9_]+\}))*$'
+                       AND length(scope) <= 128),
     description text,
     implies     text[] COLLATE "C" NOT NULL DEFAULT '{}',
     PRIMARY KEY (keyspace, scope)
 );
-COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may have; before the first is defined, any name is allowed';
+COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may have, {id} standing for any id; before the first is defined, any name is allowed';
 
 CREATE TABLE keysmith_private.role (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
