@@ -82,6 +82,11 @@ pub struct Policy {
     /// Whether records have endpoint and address.
     pub usage_details: bool,
     pub error_body: ErrorBody,
+    /// The lifetime of a new key without an expiry, in microseconds.
+    pub default_lifetime: Option<i64>,
+    pub max_lifetime: Option<i64>,
+    pub requires_label: bool,
+    pub has_unique_labels: bool,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
@@ -184,6 +189,10 @@ impl Policy {
             usage_log: UsageLog::Everything,
             usage_details: true,
             error_body: ErrorBody::Plain,
+            default_lifetime: None,
+            max_lifetime: None,
+            requires_label: false,
+            has_unique_labels: false,
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
@@ -227,6 +236,10 @@ impl Policy {
                 _ => UsageLog::Everything,
             };
             policy.usage_details = row.boolean(column::usage_details);
+            policy.default_lifetime = row.microseconds(column::default_lifetime);
+            policy.max_lifetime = row.microseconds(column::max_lifetime);
+            policy.requires_label = row.boolean(column::require_label);
+            policy.has_unique_labels = row.boolean(column::unique_labels);
             let error_body = row.text(column::error_body);
             policy.error_body =
                 error_body.and_then(|body| ErrorBody::parse(&body).ok()).unwrap_or_default();

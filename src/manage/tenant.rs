@@ -3,13 +3,14 @@
 use super::authority::{self, Caller};
 use super::credits::{self, CreditHolder, Credits};
 use super::errors;
-use super::field::{Document, Name};
+use super::field::{Document, Lifetime, Name};
 use super::json;
 use super::key;
 use super::keyspace::policy;
 use super::level::{Needs, functions};
 use super::limits::{self, Limits};
 use super::metadata;
+use super::options;
 use super::patch::{self, Patch};
 use crate::audit::{Act, Subject};
 use crate::catalog::Catalog;
@@ -38,6 +39,8 @@ functions! {
 pub struct Tenant {
     pub id: [u8; 16],
     pub plan: Option<String>,
+    /// In microseconds.
+    pub max_lifetime: Option<i64>,
 }
 
 impl Tenant {
@@ -70,7 +73,11 @@ impl Tenant {
         let (tenants, snapshot) = (table.open(), Snapshot::now());
         let room = Room::new();
         let row = tenants.first(&snapshot, &room, keys, |_| true)?;
-        Some(Tenant { id: row.uuid(column::tenant_id)?, plan: row.text(column::plan) })
+        Some(Tenant {
+            id: row.uuid(column::tenant_id)?,
+            plan: row.text(column::plan),
+            max_lifetime: row.microseconds(column::max_lifetime),
+        })
     }
 
     /// Checks that the tenant's plan has a feature, if it is asked for.
@@ -101,6 +108,10 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
     let metadata = metadata::argument(call, 3)?;
     let limits = limits::given(call, 4)?;
     let credits: Option<Credits> = json::argument(call, 5, "credits")?;
+    let max_lifetime: Option<Lifetime> = options::interval(call, 6, "max_lifetime")?
+        .map(|interval| json::from_value("max_lifetime", interval))
+        .transpose()?;
+    let max_lifetime = max_lifetime.map(|lifetime| lifetime.text());
     if !is_name(&name) {
         return Err(Error::argument("name", NAME_RULE));
     }
@@ -111,8 +122,9 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
         let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&name))?;
         let found = spi::first(
             saved!(
-                "INSERT INTO keysmith_private.tenant (keyspace, name, plan, metadata, limits)
-                 VALUES ($1, $2, $3, coalesce($4, '{}'), $5)
+                "INSERT INTO keysmith_private.tenant (
+                     keyspace, name, plan, metadata, limits, max_lifetime)
+                 VALUES ($1, $2, $3, coalesce($4, '{}'), $5, $6::interval)
                  ON CONFLICT (keyspace, name) DO NOTHING RETURNING tenant_id"
             ),
             &[
@@ -121,6 +133,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
                 Param::text_or_null(plan.as_deref()),
                 Param::jsonb(metadata),
                 Param::text_or_null(limits.as_deref()),
+                Param::text_or_null(max_lifetime.as_deref()),
             ],
             |row| row.uuid(1),
         )?;
@@ -154,6 +167,7 @@ struct Changes {
     limits: Patch<Limits>,
     #[serde(skip_serializing)]
     credits: Patch<Credits>,
+    max_lifetime: Patch<Lifetime>,
 }
 
 fn alter_tenant(call: &Call) -> Result<Option<Datum>> {

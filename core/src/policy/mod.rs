@@ -5,6 +5,7 @@ pub mod expression;
 pub mod forwarded;
 pub mod header;
 pub mod implications;
+pub mod lifetime;
 pub mod limits;
 pub mod name;
 pub mod parameter;
