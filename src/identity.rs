@@ -197,11 +197,12 @@ impl Identity {
         let own = rows.scopes();
         let held = policy.held(&own, rows.roles());
         let allowlist = rows.allowlist();
-        let found = rows.found(held, allowlist.as_ref());
+        let expires_at = rows.life(&policy).end();
+        let found = rows.found(expires_at, held, allowlist.as_ref());
         match rules::decide(&found, &demand) {
             Reason::Ok => {
                 let effective = held.effective();
-                let holder = rows.holder(&self.keyspace, &own, &effective);
+                let holder = rows.holder(expires_at, &self.keyspace, &own, &effective);
                 Ok(Identity::new(&holder, &policy, &reader, self.address, self.request_id))
             }
             reason => Err(is_over(reason)),

@@ -57,6 +57,7 @@ kinds! {
     Boolean = BOOLOID;
     Bytea = BYTEAOID, Varying;
     Integer = INT4OID;
+    Interval = INTERVALOID;
     Jsonb = JSONBOID, Varying;
     Networks = CIDRARRAYOID, Varying;
     Oid = OIDOID;

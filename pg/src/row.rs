@@ -1,8 +1,8 @@
 //! A row of one of our tables, read in its page.
 
 use crate::column::{
-    Array, Bigint, Boolean, Column, Integer, Jsonb, Kind, Names, Smallint, Text, Timestamp, Uuid,
-    Varying,
+    Array, Bigint, Boolean, Column, Integer, Interval, Jsonb, Kind, Names, Smallint, Text,
+    Timestamp, Uuid, Varying,
 };
 use crate::jsonb::StoredJsonb;
 use crate::varlena::{self, ArrayView, StoredValue};
@@ -177,6 +177,13 @@ impl<'a> Row<'a> {
     #[inline]
     pub fn timestamp(&self, column: Column<Timestamp>) -> Option<i64> {
         self.datum(column).map(|datum| datum.value() as i64)
+    }
+
+    /// The microseconds of an interval, without its days and months.
+    #[inline]
+    pub fn microseconds(&self, column: Column<Interval>) -> Option<i64> {
+        // SAFETY: an interval of this row, in the page: its microseconds come first.
+        self.datum(column).map(|datum| unsafe { datum.cast_mut_ptr::<i64>().read_unaligned() })
     }
 
     pub fn bigint(&self, column: Column<Bigint>) -> Option<i64> {

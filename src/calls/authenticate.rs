@@ -211,7 +211,7 @@ pub fn required<'a>(
     }
     match policy.route(method, path, variant) {
         Match::Route(route) => RouteRequirement {
-            needs: NeededScopes::Route(&route.scopes),
+            needs: NeededScopes::Route(route.needs(path)),
             kind: route.kind.as_deref(),
             route: Some(route),
             needs_key: false,

@@ -117,9 +117,10 @@ impl<'a> Decision<'a> {
         let own = rows.scopes();
         let held = self.policy.held(&own, rows.roles());
         let allowlist = rows.allowlist();
-        let found = rows.found(held, allowlist.as_ref());
+        let expires_at = rows.life(&self.policy).end();
+        let found = rows.found(expires_at, held, allowlist.as_ref());
         let effective = held.effective();
-        let holder = rows.holder(self.keyspace, &own, &effective);
+        let holder = rows.holder(expires_at, self.keyspace, &own, &effective);
 
         let mut reason = rules::decide(&found, &self.demand);
         let mut standing = Standing::default();

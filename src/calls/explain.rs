@@ -14,6 +14,7 @@ use crate::decide::presented::Presented;
 use crate::verdict::Holder;
 use crate::{lag, limit};
 use keysmith_core::key::MAX_KEY_LEN;
+use keysmith_core::policy::lifetime::Life;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
 use keysmith_core::policy::verdict::Reason;
 use pg::call::{Bytes, Call, sql_functions};
@@ -137,10 +138,11 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
         let own = rows.scopes();
         let held = policy.held(&own, rows.roles());
         let allowlist = rows.allowlist();
-        let found = rows.found(held, allowlist.as_ref());
+        let life = rows.life(policy);
+        let found = rows.found(life.end(), held, allowlist.as_ref());
         let effective = held.effective();
-        let holder = rows.holder(asked.keyspace, &own, &effective);
-        let mut steps = steps_on(&found, &holder, &asked.demand, asked.needs);
+        let holder = rows.holder(life.end(), asked.keyspace, &own, &effective);
+        let mut steps = steps_on(&found, &life, &holder, &asked.demand, asked.needs);
         Ok(charges(asked, &holder).map(|charges| {
             steps.extend(charges);
             steps
@@ -185,13 +187,22 @@ fn rules_and_charges() -> impl Iterator<Item = &'static str> {
 }
 
 /// Applies every rule, also those after the one that decides.
-fn steps_on(found: &Found, holder: &Holder, demand: &Demand, needs: &NeededScopes) -> Vec<Step> {
+fn steps_on(
+    found: &Found,
+    life: &Life,
+    holder: &Holder,
+    demand: &Demand,
+    needs: &NeededScopes,
+) -> Vec<Step> {
     RULES
         .iter()
         .map(|rule| Step {
             rule: rule.name,
             outcome: (rule.refuses)(found, demand).map_or(StepResult::Pass, StepResult::Refuse),
-            saw: what_it_saw(rule.name, found, holder, demand, needs),
+            saw: match rule.name {
+                "expiry" => expiry(life),
+                rule => what_it_saw(rule, found, holder, demand, needs),
+            },
         })
         .collect()
 }
@@ -267,7 +278,6 @@ fn what_it_saw(
             format!("{}; {} was asked for", lossy(found.environment), asked(demand.environment))
         }
         "revocation" => moment(found.revoked_at, "not revoked", "revoked at"),
-        "expiry" => moment(found.expires_at, "does not expire", "expires at"),
         "disablement" => if found.disabled { "disabled" } else { "enabled" }.into(),
         "tenant" => {
             let state = if found.tenant_suspended { "suspended" } else { "not suspended" };
@@ -296,6 +306,15 @@ fn what_it_saw(
             let held = if held.is_empty() { "none".into() } else { held.join(", ") };
             format!("holds {}; {needs}", shortened(&held))
         }
+    }
+}
+
+/// When the key ends, and which of several bounds decides.
+fn expiry(life: &Life) -> String {
+    let end = moment(life.end(), "does not expire", "expires at");
+    match life.bound() {
+        Some(bound) if life.latest().is_some() => format!("{end}, by {}", bound.name()),
+        _ => end,
     }
 }
 

@@ -25,7 +25,8 @@ columns! {
         schemes: Texts, unlisted_routes: Text, managed_by: Text, display_id: Text,
         display_prefix: Text, display_snippet: Text, has_imports: Boolean, generation: Smallint,
         created_at: Timestamp, limits: Text, charges: Texts, usage_log: Text, usage_details: Boolean,
-        has_bar_imports: Boolean, error_body: Text,
+        has_bar_imports: Boolean, error_body: Text, default_lifetime: Interval,
+        max_lifetime: Interval, require_label: Boolean, unique_labels: Boolean,
     }
     keyspace_prefix { keyspace: Text, kind: Text, environment: Text, prefix: Text }
     answer { keyspace: Text, answer: Text, status: Integer, code: Text, message: Text }
@@ -41,8 +42,9 @@ columns! {
         status: Integer,
     }
     tenant {
-        tenant_id: Uuid, suspended_at: Timestamp, created_at: Timestamp, keyspace: Text, name: Text,
-        plan: Text, suspended_reason: Text, metadata: Jsonb, limits: Text, erased_at: Timestamp,
+        tenant_id: Uuid, suspended_at: Timestamp, created_at: Timestamp, max_lifetime: Interval,
+        keyspace: Text, name: Text, plan: Text, suspended_reason: Text, metadata: Jsonb, limits: Text,
+        erased_at: Timestamp,
     }
     member { tenant_id: Uuid, keyspace: Text, member: Text, role: Text }
     key {

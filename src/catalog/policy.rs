@@ -8,13 +8,16 @@ use keysmith_core::http::operation::Operation;
 use keysmith_core::key::{display, foreign};
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::Schemes;
-use keysmith_core::policy::route::{Match, Path, Routes};
-use keysmith_core::policy::scope::{self, GrantList, HeldScopes, Implications};
+use keysmith_core::policy::implications::{Direct, Implications};
+use keysmith_core::policy::parameter;
+use keysmith_core::policy::route::{self, Match, Path, Routes};
+use keysmith_core::policy::scope::{GrantList, HeldScopes};
 use keysmith_core::policy::verdict::Answer;
 use pg::column::{Column, Text};
 use pg::error::Result;
 use pg::scan::{Row, ScanKey, Snapshot, Varlena, Version, transactions_ended};
 use pg::varlena::ArrayView;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
 
@@ -80,6 +83,11 @@ pub struct Policy {
     /// Whether records have endpoint and address.
     pub usage_details: bool,
     pub error_body: ErrorBody,
+    /// The lifetime of a new key without an expiry, in microseconds.
+    pub default_lifetime: Option<i64>,
+    pub max_lifetime: Option<i64>,
+    pub requires_label: bool,
+    pub has_unique_labels: bool,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
@@ -93,7 +101,10 @@ pub struct Policy {
 
 /// What a route requires.
 pub struct Route {
+    /// As it is defined. The scopes that a request needs are those of `needs`.
     pub scopes: Expression,
+    /// The parameters of the scopes, with their places in the pattern.
+    parameters: Box<[(Box<str>, usize)]>,
     pub kind: Option<Bytes>,
     /// How many calls a request counts for.
     pub weight: u32,
@@ -109,6 +120,29 @@ impl Route {
     pub fn pattern(&self) -> &[u8] {
         self.name.split(|b| *b == b'\n').nth(1).unwrap_or_default()
     }
+
+    /// The scopes that a request needs. Parameters have the values of its path.
+    #[inline]
+    pub fn needs(&self, path: &Path) -> Cow<'_, Expression> {
+        if self.parameters.is_empty() {
+            return Cow::Borrowed(&self.scopes);
+        }
+        Cow::Owned(self.scopes.filled(&|name| parameter::value(path.segment(self.place(name)?)?)))
+    }
+
+    /// The place of a parameter of its scopes in the pattern.
+    pub fn place(&self, parameter: &str) -> Option<usize> {
+        let mut known = self.parameters.iter();
+        known.find(|(name, _)| **name == *parameter).map(|(_, place)| *place)
+    }
+}
+
+/// The parameters of a route's scopes, with their places.
+fn parameters(scopes: &Expression, pattern: &[u8]) -> Box<[(Box<str>, usize)]> {
+    let pattern = String::from_utf8_lossy(pattern);
+    let named = scopes.scopes().into_iter().flat_map(parameter::parameters);
+    let placed = |name: &str| route::place_of(&pattern, name).map(|place| (name.into(), place));
+    named.filter_map(placed).collect()
 }
 
 /// A request that `serve` answers itself.
@@ -156,6 +190,10 @@ impl Policy {
             usage_log: UsageLog::Everything,
             usage_details: true,
             error_body: ErrorBody::Plain,
+            default_lifetime: None,
+            max_lifetime: None,
+            requires_label: false,
+            has_unique_labels: false,
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
@@ -199,6 +237,10 @@ impl Policy {
                 _ => UsageLog::Everything,
             };
             policy.usage_details = row.boolean(column::usage_details);
+            policy.default_lifetime = row.microseconds(column::default_lifetime);
+            policy.max_lifetime = row.microseconds(column::max_lifetime);
+            policy.requires_label = row.boolean(column::require_label);
+            policy.has_unique_labels = row.boolean(column::unique_labels);
             let error_body = row.text(column::error_body);
             policy.error_body =
                 error_body.and_then(|body| ErrorBody::parse(&body).ok()).unwrap_or_default();
@@ -265,10 +307,17 @@ impl Policy {
                 implied.push((scope.into(), texts(row.array(column::implies))));
             }
         });
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
         implied.retain(|(_, scopes)| !scopes.is_empty());
-        self.implications = Implications::new(
-            implied.iter().map(|(scope, list)| (&**scope, list.iter().map(|s| &**s).collect())),
-        );
+        let implied: Vec<(String, Vec<String>)> = implied
+            .iter()
+            .map(|(scope, list)| (text(scope), list.iter().map(text).collect()))
+            .collect();
+        let direct: Vec<Direct> = implied
+            .iter()
+            .map(|(scope, list)| (scope.as_str(), list.iter().map(String::as_str).collect()))
+            .collect();
+        self.implications = Implications::new(&direct);
     }
 
     fn load_roles(&mut self, tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) {
@@ -287,13 +336,15 @@ impl Policy {
             // A scope expression that can't be parsed, which define_route never writes, can't be
             // met.
             let expression =
-                row.text(column::scopes).and_then(|text| Expression::parse(&text).ok());
+                row.text(column::scopes).and_then(|text| Expression::parse_of_route(&text).ok());
+            let scopes = expression.unwrap_or(Expression::Any(Vec::new()));
             self.routes.add(
                 bytes(column::method),
                 bytes(column::pattern),
                 bytes(column::variant),
                 Route {
-                    scopes: expression.unwrap_or(Expression::Any(Vec::new())),
+                    parameters: parameters(&scopes, bytes(column::pattern)),
+                    scopes,
                     kind: row.bytes(column::kind).map(Bytes::from),
                     weight: row.integer(column::weight).map_or(1, i32::unsigned_abs),
                     is_public: row.boolean(column::is_public),
@@ -334,6 +385,7 @@ impl Policy {
                     b"",
                     Route {
                         scopes: Expression::All(Vec::new()),
+                        parameters: Box::default(),
                         kind: None,
                         weight: 1,
                         is_public: false,
@@ -419,12 +471,11 @@ impl Policy {
         self.roles.contains_key(role)
     }
 
-    /// Whether a grant covers a scope of the keyspace. While a keyspace has not defined any scopes,
-    /// every grant does.
+    /// Whether a grant covers a scope of the keyspace, or an instance of one with parameters. While
+    /// a keyspace has not defined any scopes, every grant does.
     pub fn knows_grant(&self, grant: &[u8]) -> bool {
         self.scopes.is_empty()
-            || grant == b"*"
-            || self.scopes.iter().any(|known| scope::covers(grant, known))
+            || self.scopes.iter().any(|known| parameter::has_instance(known, grant))
     }
 
     /// The scopes that a key holds: within its own scopes, its role and the role of its owner. A

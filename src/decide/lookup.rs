@@ -13,7 +13,8 @@ use columns::{key, member, tenant};
 use keysmith_core::directory::{KeyEntry, Place, Places};
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::policy::allowlist::Allowlist;
-use keysmith_core::policy::rules::{Found, Kind};
+use keysmith_core::policy::lifetime::Life;
+use keysmith_core::policy::rules::{Found, Instant, Kind};
 use keysmith_core::policy::scope::HeldScopes;
 use keysmith_core::policy::verdict::Reason;
 use pg::error::Result;
@@ -303,10 +304,22 @@ impl<'a> KeyRows<'a> {
         self.key.uuid(key::key_id).unwrap_or_default()
     }
 
+    /// The bounds of the key's life.
+    #[inline]
+    pub fn life(&self, policy: &Policy) -> Life {
+        Life {
+            created_at: self.key.timestamp(key::created_at).unwrap_or(Instant::MIN),
+            expires_at: self.key.timestamp(key::expires_at),
+            tenants: self.tenant.as_ref().and_then(|row| row.microseconds(tenant::max_lifetime)),
+            keyspaces: policy.max_lifetime,
+        }
+    }
+
     /// The facts that the rules decide by.
     #[inline]
     pub fn found<'f>(
         &'f self,
+        expires_at: Option<Instant>,
         held: HeldScopes<'f>,
         allowlist: Option<&'f KeysAllowlist<'_>>,
     ) -> Found<'f> {
@@ -315,7 +328,7 @@ impl<'a> KeyRows<'a> {
             environment: self.key.bytes(key::environment).unwrap_or_default(),
             kind: self.key.bytes(key::kind).and_then(Kind::parse),
             revoked_at: self.key.timestamp(key::revoked_at),
-            expires_at: self.key.timestamp(key::expires_at),
+            expires_at,
             disabled: !self.key.is_null(key::disabled_at),
             tenant_suspended: self.tenant.as_ref().is_none_or(is_suspended),
             owner_gone: self.owner.is_none() && !self.key.is_null(key::owner),
@@ -328,6 +341,7 @@ impl<'a> KeyRows<'a> {
     #[inline]
     pub fn holder<'h>(
         &'h self,
+        expires_at: Option<Instant>,
         keyspace: &'h [u8],
         own: &'h [&'h [u8]],
         effective: &'h [&'h [u8]],
@@ -352,7 +366,7 @@ impl<'a> KeyRows<'a> {
             roles,
             scopes: effective,
             metadata: self.key.jsonb(key::metadata),
-            expires_at: self.key.timestamp(key::expires_at),
+            expires_at,
             account: Account {
                 keyspace,
                 environment,

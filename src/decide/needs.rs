@@ -10,8 +10,8 @@ use std::fmt;
 /// The needed scopes, from an argument or from a route.
 pub enum NeededScopes<'a> {
     Listed(Listed<'a>),
-    /// The expression of the route's definition.
-    Route(&'a Expression),
+    /// The expression of the route's definition, with the values of the request's path.
+    Route(Cow<'a, Expression>),
     /// No scopes: any valid key may make the request.
     Nothing,
     /// A need that no key meets: the request is refused for this reason.
@@ -138,7 +138,15 @@ impl fmt::Display for NeededScopes<'_> {
             }
             NeededScopes::Route(expression) => match expression.to_string().as_str() {
                 "" => f.write_str("the route needs none"),
-                needed => write!(f, "the route needs {}", shortened(needed)),
+                needed => {
+                    write!(f, "the route needs {}", shortened(needed))?;
+                    match needed.contains('{') {
+                        true => {
+                            f.write_str(", where the path has a value that only wildcards cover")
+                        }
+                        false => Ok(()),
+                    }
+                }
             },
             NeededScopes::Nothing => f.write_str("the route is not listed, and open to any key"),
             NeededScopes::Impossible(why) => f.write_str(why),

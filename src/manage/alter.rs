@@ -1,5 +1,6 @@
 //! `alter_key`: a patch of a key.
 
+use super::active_keys;
 use super::authority;
 use super::credits::{self, Credits};
 use super::delegation::{self, Owner};
@@ -80,12 +81,13 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
             return Err(Error::argument("changes.expires_at", rule));
         }
         // An expired key that gets a new expiry counts as active again.
-        if subject.is_expired() && expiry.is_some() {
-            for surplus in key::make_room(caller, &policy, &subject.tenant_id)? {
+        let tenant = Tenant::with_id(&subject.tenant_id)?;
+        let is_revived = subject.is_expired() && expiry.is_some() && !subject.is_over();
+        if is_revived {
+            for surplus in active_keys::make_room(caller, &policy, &tenant)? {
                 locked_key::replace(caller, &surplus)?;
             }
         }
-        let tenant = Tenant::with_id(&subject.tenant_id)?;
         let has_allowlist = changes.allowlist.value().is_some_and(|list| list.0.is_some());
         let limits =
             changes.limits.change().map(|limits| limits.and_then(|limits| limits.0.as_deref()));
@@ -93,6 +95,15 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         tenant.check_feature(&policy, "expires_at", expiry.flatten().is_some())?;
         tenant.check_feature(&policy, "limits", limits.flatten().is_some())?;
         key::check_label(&policy, changes.label.text()).map_err(in_changes)?;
+        if !changes.label.is_absent() {
+            key::check_has_label(&policy, changes.label.text()).map_err(in_changes)?;
+        }
+        let label = match &changes.label {
+            Patch::Absent if is_revived => subject.label.as_deref(),
+            label => label.text(),
+        };
+        let own = Some(&key_id);
+        active_keys::check_label_is_free(&policy, &tenant, &subject.environment, label, own)?;
         key::check_role(&policy, changes.role.text(), &subject.keyspace)?;
         key::check_owner(&subject.tenant_id, changes.owner.text())?;
         if let Patch::Value(Grants(scopes)) = &mut changes.scopes {

@@ -31,6 +31,8 @@ impl Bounds {
         let reader = Reader::new(&catalog);
         let rows = reader.find_by_id(key_id).ok_or_else(|| unknown_key(key_id))?;
         let row = rows.key();
+        let keyspace = row.bytes(key::keyspace).unwrap_or_default();
+        let expires_at = rows.life(&*reader.policy(keyspace)?).end();
         let line = row.uuid(key::origin).unwrap_or(*key_id);
         let purse = row.uuid(key::purse).or_else(|| {
             let credits = catalog.tables.credit_of_key.open();
@@ -39,7 +41,7 @@ impl Bounds {
         });
         Ok(Bounds {
             allowlist: row.array(key::allowlist).map(|list| varlena::networks(list).collect()),
-            expires_at: row.timestamp(key::expires_at),
+            expires_at,
             line,
             limits: row.text(key::limits),
             shared_limits: row.text(key::shared_limits),

@@ -8,13 +8,16 @@ use super::level::{Needs, functions};
 use super::limits;
 use crate::audit::{Act, Subject};
 use keysmith_core::policy::expression::{self, Expression};
+use keysmith_core::policy::implications::{self, Direct, Flaw};
 use keysmith_core::policy::name::{NAME_RULE, is_name};
+use keysmith_core::policy::parameter::{PATTERN_HINT, is_pattern, parameters};
 use keysmith_core::policy::route::{self, METHOD_RULE, is_method};
-use keysmith_core::policy::scope::{SCOPE_RULE, is_scope};
+use keysmith_core::policy::scope::SCOPE_RULE;
 use pg::call::{Call, must_not_be_null};
 use pg::error::{Code, Error, Result};
 use pg::input;
 use pg::spi::{self, Param};
+use pg::text::lossy;
 use pgrx::pg_sys::Datum;
 
 functions! {
@@ -30,13 +33,26 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
     let scope = call.required_text(1, "scope")?;
     let description = call.text(2, "description")?;
     let implies = key::distinct(call.strings(3, "implies")?);
-    if !is_scope(&scope) {
-        return Err(Error::argument("scope", SCOPE_RULE));
+    if !is_pattern(&scope) {
+        return Err(Error::argument("scope", SCOPE_RULE).hint(PATTERN_HINT));
+    }
+    if let Some(twice) =
+        parameters(&scope).find(|name| parameters(&scope).filter(|n| n == name).count() > 1)
+    {
+        return Err(Error::argument("scope", format!("must have {{{twice}}} once")));
     }
     key::check_length("description", description.as_deref(), 1000)?;
     key::check_count("implies", "scopes", implies.len(), key::MAX_SCOPES)?;
-    if !implies.iter().all(|implied| is_scope(implied)) {
-        return Err(Error::argument("implies", format!("has a scope that {SCOPE_RULE}")));
+    if !implies.iter().all(|implied| is_pattern(implied)) {
+        let rule = format!("has a scope that {SCOPE_RULE}");
+        return Err(Error::argument("implies", rule).hint(PATTERN_HINT));
+    }
+    let mut implied = implies.iter().flat_map(|implied| parameters(implied));
+    if let Some(unknown) = implied.find(|name| parameters(&scope).all(|known| known != *name)) {
+        return Err(Error::argument(
+            "implies",
+            format!("has {{{unknown}}}, which the scope lacks"),
+        ));
     }
     authority::act(needs::define_scope, |caller| {
         policy(caller, &keyspace)?;
@@ -62,21 +78,24 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
 
 /// If a scope implied itself through others, they would all be the same scope.
 fn check_no_circle(keyspace: &str, scope: &str, implies: &[String]) -> Result<()> {
-    let circles = spi::execute(
-        "WITH RECURSIVE implied (scope) AS (
-             SELECT pg_catalog.unnest($3) COLLATE \"C\"
-             UNION
-             SELECT pg_catalog.unnest(s.implies)
-             FROM keysmith_private.scope s JOIN implied i ON s.scope = i.scope
-             WHERE s.keyspace = $1
-         )
-         SELECT FROM implied WHERE scope = $2",
-        &[Param::text(keyspace), Param::text(scope), Param::texts(implies)],
+    let others: Vec<(String, Vec<String>)> = spi::all(
+        "SELECT scope, implies FROM keysmith_private.scope
+         WHERE keyspace = $1 AND scope <> $2 AND implies <> '{}'",
+        &[Param::text(keyspace), Param::text(scope)],
+        |row| Some((row.text(1)?, row.texts(2).iter().map(|scope| lossy(scope)).collect())),
     )?;
-    if circles > 0 {
-        return Err(Error::argument("implies", format!("must not lead back to {scope:?}")));
-    }
-    Ok(())
+    let direct = others.iter().map(|(scope, implies)| (scope.as_str(), implies.as_slice()));
+    let direct: Vec<Direct> = direct
+        .chain([(scope, implies)])
+        .map(|(scope, implies)| (scope, implies.iter().map(String::as_str).collect()))
+        .collect();
+    implications::check(&direct).map_err(|flaw| {
+        let rule = match flaw {
+            Flaw::Circle => format!("must not lead back to {scope:?}"),
+            Flaw::TooMany => "must not lead to more than 10000 scopes".into(),
+        };
+        Error::argument("implies", rule)
+    })
 }
 
 fn define_role(call: &Call) -> Result<Option<Datum>> {
@@ -201,7 +220,7 @@ fn store_route(call: &Call, needs: Needs, scopes: Vec<String>) -> Result<Option<
         if scope.trim().is_empty() {
             return Err(Error::argument(NAME, "must not contain an empty scope"));
         }
-        Expression::parse(scope).map_err(fail)?;
+        Expression::parse_of_route(scope).map_err(fail)?;
     }
     let required = match scopes.as_slice() {
         [] => String::new(),
@@ -211,7 +230,8 @@ fn store_route(call: &Call, needs: Needs, scopes: Vec<String>) -> Result<Option<
     if required.len() > expression::MAX_LEN {
         return Err(fail(format!("is longer than {} bytes", expression::MAX_LEN)));
     }
-    let named = Expression::parse(&required).map_err(fail)?;
+    let named = Expression::parse_of_route(&required).map_err(fail)?;
+    check_parameters(&named, &route.place.pattern)?;
     let kind = call.text(5, "kind")?.map(draft::kind).transpose()?;
     let weight = call.integer(6).ok_or_else(|| must_not_be_null("weight"))?;
     if weight < 0 {
@@ -222,7 +242,8 @@ fn store_route(call: &Call, needs: Needs, scopes: Vec<String>) -> Result<Option<
     authority::act(needs, |caller| {
         let policy = policy(caller, &route.place.keyspace)?;
         let scopes: Vec<String> = named.scopes().into_iter().map(String::from).collect();
-        key::check_known_grants(&policy, &scopes)?;
+        key::check_count(NAME, "scopes", scopes.len(), key::MAX_SCOPES)?;
+        key::check_known(&policy, &scopes)?;
         keyspace::lock(&route.place.keyspace)?;
         let act = Act::on(&caller.actor, &route.place.keyspace, route.subject())?;
         let mut params = route.params();
@@ -252,6 +273,19 @@ fn store_route(call: &Call, needs: Needs, scopes: Vec<String>) -> Result<Option<
         act.done("define_route")
     })?;
     Ok(None)
+}
+
+/// The values of parameters come from the path, each from one place.
+fn check_parameters(scopes: &Expression, pattern: &str) -> Result<()> {
+    for name in scopes.scopes().into_iter().flat_map(parameters) {
+        let rule = match route::count_of(pattern, name) {
+            1 => continue,
+            0 => format!("has {{{name}}}, which the pattern lacks"),
+            _ => format!("has {{{name}}}, which the pattern has twice"),
+        };
+        return Err(Error::argument("scopes", rule));
+    }
+    Ok(())
 }
 
 fn remove_route(call: &Call) -> Result<Option<Datum>> {

@@ -34,16 +34,16 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
     let reader = Reader::new(&catalog);
     let rows = reader.find_by_id(key_id).ok_or_else(|| errors::unknown_key(key_id))?;
     check_environment(delegator, rows.key().bytes(column::environment).unwrap_or_default())?;
+    let policy = reader.policy(rows.key().bytes(column::keyspace).unwrap_or_default())?;
     if let Some(bounds) = &caller.bounds {
-        check_bounds(bounds, key_id, &rows)?;
+        check_bounds(bounds, &policy, key_id, &rows)?;
     }
     check_owner(delegator, owner, &rows)?;
-    let keyspace = rows.key().bytes(column::keyspace).unwrap_or_default();
-    check_scopes(delegator, &*reader.policy(keyspace)?, &rows)
+    check_scopes(delegator, &policy, &rows)
 }
 
 /// Checks a key against the bounds of a key.
-fn check_bounds(bounds: &Bounds, key_id: &[u8; 16], rows: &KeyRows) -> Result<()> {
+fn check_bounds(bounds: &Bounds, policy: &Policy, key_id: &[u8; 16], rows: &KeyRows) -> Result<()> {
     let key = rows.key();
     if let Some(own) = &bounds.allowlist
         && !key.array(column::allowlist).is_some_and(|given| {
@@ -53,7 +53,7 @@ fn check_bounds(bounds: &Bounds, key_id: &[u8; 16], rows: &KeyRows) -> Result<()
         return Err(beyond("allowlist", "networks of the allowlist of the key that gives it"));
     }
     if let Some(end) = bounds.expires_at
-        && key.timestamp(column::expires_at).is_none_or(|given| given > end)
+        && rows.life(policy).end().is_none_or(|given| given > end)
     {
         return Err(beyond("expires_at", "a moment before the key that gives it expires"));
     }

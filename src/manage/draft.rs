@@ -10,6 +10,7 @@ use super::tenant::Tenant;
 use crate::catalog::policy::{EmptyScopes, Policy};
 use keysmith_core::policy::rules::Kind;
 use pg::call::Call;
+use pg::clock;
 use pg::error::{Error, Result};
 use pg::jsonb::Jsonb;
 use pg::text::lossy;
@@ -28,6 +29,8 @@ pub struct Draft<'a> {
     /// Networks; an empty list allows all.
     pub allowlist: Vec<String>,
     pub expires_at: Option<i64>,
+    /// Whether the caller asked for a key that does not expire.
+    pub is_endless: bool,
     pub metadata: Option<Jsonb<'a>>,
     /// In their stored form.
     pub limits: Option<String>,
@@ -47,6 +50,7 @@ impl<'a> Draft<'a> {
             owner: call.text(label + 5, "owner")?,
             allowlist: key::allowlist(call, label + 6)?,
             expires_at: key::expiry(call.timestamp(label + 7))?,
+            is_endless: call.timestamp(label + 7) == Some(key::INFINITY),
             limits: limits::given(call, label + 8)?,
             credits: credits(call, label + 9)?,
             metadata: metadata::argument(call, label + 10)?,
@@ -56,7 +60,11 @@ impl<'a> Draft<'a> {
 
     /// Checks what needs the keyspace and the tenant, and fills in defaults.
     pub fn settle(&mut self, caller: &Caller, policy: &Policy, tenant: &Tenant) -> Result<String> {
-        fill_in(caller, policy, self)?;
+        let is_open = self.expires_at.is_none();
+        if is_open && !self.is_endless {
+            self.expires_at = policy.default_lifetime.map(|length| clock::now() + length);
+        }
+        fill_in(caller, policy, self, is_open)?;
         key::check_label(policy, self.label.as_deref())?;
         key::check_key_grants(policy, &self.scopes)?;
         delegation::check_named(caller, &self.scopes)?;
@@ -113,8 +121,9 @@ pub fn environment(policy: &Policy, kind: &str, asked: Option<&str>) -> Result<S
 }
 
 /// Fills in what the draft leaves open from the key or person that makes it, the delegator. So the new key
-/// follows when the delegator's owner gets a lesser role or is removed.
-fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()> {
+/// follows when the delegator's owner gets a lesser role or is removed. A key whose expiry was left
+/// open ends with the delegator at the latest.
+fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft, is_open: bool) -> Result<()> {
     let Some(delegator) = caller.identity.as_deref() else { return Ok(()) };
     let text = |text: &Option<Box<[u8]>>| text.as_deref().map(lossy);
     if draft.environment.is_none() {
@@ -143,6 +152,8 @@ fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()> {
     {
         draft.allowlist = networks.iter().map(|network| network.to_string()).collect();
     }
-    draft.expires_at = draft.expires_at.or(bounds.expires_at);
+    if is_open {
+        draft.expires_at = [draft.expires_at, bounds.expires_at].into_iter().flatten().min();
+    }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use super::key::{MAX_SCOPES, distinct};
 use keysmith_core::key::{display, format};
 use keysmith_core::policy::allowlist::{self, MAX_NETWORKS};
+use keysmith_core::policy::lifetime::{self, LIFETIME_RULE};
 use keysmith_core::policy::name::{IDENTIFIER_RULE, NAME_RULE, is_identifier, is_name};
 use keysmith_core::policy::scope::{SCOPE_RULE, is_grant};
 use pg::{input, output};
@@ -105,6 +106,34 @@ pub struct Grants(pub Vec<String>);
 impl From<List<Grant, MAX_SCOPES>> for Grants {
     fn from(grants: List<Grant, MAX_SCOPES>) -> Grants {
         Grants(distinct(grants.0.into_iter().map(|grant| grant.0).collect()))
+    }
+}
+
+/// A lifetime of keys, in microseconds.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Lifetime(i64);
+
+impl TryFrom<String> for Lifetime {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Lifetime, &'static str> {
+        let interval = input::interval(&text).ok_or(LIFETIME_RULE)?;
+        let length = lifetime::length(interval.month, interval.day, interval.time);
+        length.map(Lifetime).ok_or(LIFETIME_RULE)
+    }
+}
+
+impl Serialize for Lifetime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text())
+    }
+}
+
+impl Lifetime {
+    /// As PostgreSQL reads it. It has no days: these may have 23 hours, or 25.
+    pub fn text(self) -> String {
+        format!("{} microseconds", self.0)
     }
 }
 

@@ -1,8 +1,6 @@
 //! What the acts on keys share: bounds of fields, new secrets, and how many keys a tenant may have.
 
-use super::authority::Caller;
 use super::errors::{shown, unknown_key, unknown_member};
-use super::turns;
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
 use crate::decide::lookup::Reader;
@@ -68,6 +66,11 @@ pub fn distinct(mut texts: Vec<String>) -> Vec<String> {
 /// The same, and that the keyspace's catalogue has them.
 pub fn check_known_grants(policy: &Policy, grants: &[String]) -> Result<()> {
     check_grants("scopes", grants)?;
+    check_known(policy, grants)
+}
+
+/// Checks that the keyspace's catalogue has scopes.
+pub fn check_known(policy: &Policy, grants: &[String]) -> Result<()> {
     match grants.iter().find(|grant| !policy.knows_grant(grant.as_bytes())) {
         None => Ok(()),
         Some(unknown) => Err(Error::argument(
@@ -88,6 +91,16 @@ pub fn check_key_grants(policy: &Policy, grants: &[String]) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Checks that a key has a label, if the keyspace requires one.
+pub fn check_has_label(policy: &Policy, label: Option<&str>) -> Result<()> {
+    match label {
+        None if policy.requires_label => {
+            Err(Error::argument("label", "must not be null: the keyspace requires labels"))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub fn check_label(policy: &Policy, label: Option<&str>) -> Result<()> {
@@ -160,9 +173,11 @@ pub fn allowlist(call: &Call, n: usize) -> Result<Vec<String>> {
     Ok(varlena::networks(array).map(|network| network.to_string()).collect())
 }
 
+/// The timestamp that is later than all others.
+pub const INFINITY: i64 = i64::MAX;
+
 /// Checks that a time is in the future. Infinity means that the key does not expire.
 pub fn expiry(expires_at: Option<i64>) -> Result<Option<i64>> {
-    const INFINITY: i64 = i64::MAX;
     match expires_at {
         None | Some(INFINITY) => Ok(None),
         Some(moment) if moment <= clock::now() => {
@@ -255,59 +270,18 @@ pub fn no_prefix(kind: &str, environment: &str) -> Error {
         .hint("The keyspace's prefixes say which kinds and environments it has.")
 }
 
-/// Finds the keys that a new key of a tenant replaces, by the keyspace's limit of active keys. An
-/// error if the keyspace replaces none. Sessions take turns and count rows as they are now, so each
-/// counts the keys that the others added. Keys that the caller does not reach count, and are never
-/// replaced.
-pub fn make_room(caller: &Caller, policy: &Policy, tenant_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
-    let Some(most) = policy.max_active_keys else { return Ok(Vec::new()) };
-    one_at_a_time(tenant_id)?;
-    let mut counting = counting_keys(caller, tenant_id)?;
-    let excess = (counting.len() + 1).saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
-    counting.truncate(excess);
-    if excess > 0 && !policy.replaces_at_max || counting.iter().any(|(_, is_reached)| !is_reached) {
-        let message = format!("the tenant has reached the keyspace's limit of active keys, {most}");
-        return Err(Error::new(Code::Conflict, message)
-            .hint("Revoke one, or rotate one: a key in its grace does not count."));
-    }
-    Ok(counting.into_iter().map(|(key_id, _)| key_id).collect())
-}
-
-/// Acts that depend on the number of a tenant's keys take turns.
-pub fn one_at_a_time(tenant_id: &[u8; 16]) -> Result<()> {
-    turns::of_id(Catalog::open()?.tables.tenant.table, tenant_id);
-    Ok(())
-}
-
-/// The active keys of a tenant, the oldest first, each with whether the caller reaches it.
-fn counting_keys(caller: &Caller, tenant_id: &[u8; 16]) -> Result<Vec<([u8; 16], bool)>> {
-    use columns::key as column;
-    let table = Catalog::open()?.tables.key_by_tenant;
-    let snapshot = Snapshot::now();
-    let keys = table.open();
-    let mut scan = keys.scan(&snapshot, [ScanKey::uuid(column::tenant_id, tenant_id)]);
-    let now = clock::now();
-    let mut counting = Vec::new();
-    while let Some(row) = scan.next() {
-        let over = !row.is_null(column::revoked_at)
-            || row.timestamp(column::expires_at).is_some_and(|moment| moment <= now);
-        // A key with a successor is in its grace.
-        if !over && row.is_null(column::rotated_to) {
-            let environment = row.bytes(column::environment).unwrap_or_default();
-            let is_reached = caller.reaches_environment(environment);
-            counting.extend(row.uuid(column::key_id).map(|key_id| (key_id, is_reached)));
-        }
-    }
-    Ok(counting)
-}
-
 /// Has a statement that inserts a key return its id and a value of the type
 /// `keysmith_private.minted`. The value lacks the key itself, which is never a parameter of a
 /// statement: see `with_api_key`.
 macro_rules! returning_minted {
     () => {
         " RETURNING key_id, ROW(key_id, NULL, key_prefix, key_snippet, label, environment, kind, scopes,
-                                expires_at, created_at, display_id)::keysmith_private.minted"
+              least(expires_at,
+                    created_at + (SELECT max_lifetime FROM keysmith_private.tenant t
+                                  WHERE t.tenant_id = key.tenant_id),
+                    created_at + (SELECT max_lifetime FROM keysmith_private.keyspace s
+                                  WHERE s.keyspace = key.keyspace)),
+              created_at, display_id)::keysmith_private.minted"
     };
 }
 pub(super) use returning_minted;

@@ -1,5 +1,6 @@
 //! Rotates, regenerates, disables, enables and revokes keys.
 
+use super::active_keys;
 use super::authority::{self, Caller};
 use super::delegation::{self, Owner};
 use super::draft::{self, Draft};
@@ -155,16 +156,19 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
         let policy = policy(caller, &draft.keyspace)?;
         let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
         let environment = draft.settle(caller, &policy, &tenant)?;
-        let Some(old) = legacy_key(&policy, &tenant.id, &draft.kind, &environment)? else {
+        let Some(old) = legacy_key(&policy, &tenant, &draft.kind, &environment)? else {
             tenant.check_feature(&policy, "publishable", draft.kind == "publishable")?;
-            let made = mint::mint_for(caller, &policy, &tenant.id, &draft, &environment, true)?;
+            let made = mint::mint_for(caller, &policy, &tenant, &draft, &environment, true)?;
             tenant.must_be_named(&draft.tenant, &draft.keyspace)?;
             return Ok(made);
         };
         let old = LockedKey::lock(caller, &old)?;
         old.check_is_active()?;
         let act = Act::on(&caller.actor, &old.keyspace, Subject::Key(&old.key_id))?;
-        let (successor, minted, api_key) = succeed(caller, &old, true, draft.label.as_deref())?;
+        let label = draft.label.as_deref();
+        let own = Some(&old.key_id);
+        active_keys::check_label_is_free(&policy, &tenant, &environment, label, own)?;
+        let (successor, minted, api_key) = succeed(caller, &old, true, label)?;
         spi::execute(
             saved!(
                 "UPDATE keysmith_private.key SET rotated_to = $2,
@@ -182,21 +186,26 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
 /// Finds the key that a regeneration replaces. Regenerations of one tenant take turns.
 fn legacy_key(
     policy: &Policy,
-    tenant_id: &[u8; 16],
+    tenant: &Tenant,
     kind: &str,
     environment: &str,
 ) -> Result<Option<[u8; 16]>> {
-    key::one_at_a_time(tenant_id)?;
+    active_keys::one_at_a_time(&tenant.id)?;
     spi::query(
         saved!(
             "SELECT key_id, regenerated FROM keysmith_private.key
              WHERE tenant_id = $1 AND kind = $2 AND environment = $3 AND revoked_at IS NULL
-               AND (expires_at IS NULL OR expires_at > pg_catalog.clock_timestamp())
+               AND coalesce(
+                   least(expires_at, created_at + least(
+                       (SELECT max_lifetime FROM keysmith_private.tenant t
+                        WHERE t.tenant_id = key.tenant_id),
+                       (SELECT max_lifetime FROM keysmith_private.keyspace s
+                        WHERE s.keyspace = key.keyspace))) > pg_catalog.clock_timestamp(), true)
                AND rotated_to IS NULL AND (regenerated OR label IS NULL OR $4)
              ORDER BY regenerated DESC, created_at DESC LIMIT 2"
         ),
         &[
-            Param::uuid(tenant_id),
+            Param::uuid(&tenant.id),
             Param::text(kind),
             Param::text(environment),
             Param::boolean(policy.max_active_keys == Some(1)),

@@ -22,7 +22,10 @@ macro_rules! listed {
     () => {
         "k.tenant_id = $1 AND ($2 IS NULL OR k.environment = $2) AND ($3 OR k.revoked_at IS NULL)
          AND ($4 IS NULL OR $4 = keysmith_private.key_status(
-             k.revoked_at, k.expires_at, k.disabled_at, pg_catalog.clock_timestamp()))
+             k.revoked_at, least(k.expires_at, k.created_at + (
+                 SELECT least(t.max_lifetime, s.max_lifetime)
+                 FROM keysmith_private.tenant t JOIN keysmith_private.keyspace s USING (keyspace)
+                 WHERE t.tenant_id = $1)), k.disabled_at, pg_catalog.clock_timestamp()))
          AND ($5 IS NULL OR k.kind = $5) AND ($6 IS NULL OR k.environment = $6)"
     };
 }

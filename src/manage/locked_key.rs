@@ -18,7 +18,11 @@ pub struct LockedKey {
     pub keyspace: String,
     pub environment: String,
     pub kind: String,
+    pub label: Option<String>,
+    /// By the earliest bound.
     pub expires_at: Option<i64>,
+    /// The end that its tenant and keyspace set, whatever its own expiry says.
+    latest: Option<i64>,
     disabled: bool,
     pub rotated_to: Option<[u8; 16]>,
 }
@@ -36,7 +40,13 @@ impl LockedKey {
         let found = spi::first(
             saved!(
                 "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
-                        rotated_to, coalesce(origin, key_id), coalesce(purse, origin, key_id)
+                        rotated_to, coalesce(origin, key_id), coalesce(purse, origin, key_id),
+                        created_at + least(
+                            (SELECT max_lifetime FROM keysmith_private.tenant t
+                             WHERE t.tenant_id = key.tenant_id),
+                            (SELECT max_lifetime FROM keysmith_private.keyspace s
+                             WHERE s.keyspace = key.keyspace)),
+                        label
                  FROM keysmith_private.key
                  WHERE key_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR tenant_id = ANY ($2))
                    AND ($3 IS NULL OR environment = $3)
@@ -49,6 +59,7 @@ impl LockedKey {
     }
 
     fn read(key_id: &[u8; 16], row: ResultRow) -> Option<LockedKey> {
+        let (expires_at, latest) = (row.timestamp(5), row.timestamp(10));
         Some(LockedKey {
             key_id: *key_id,
             origin: row.uuid(8)?,
@@ -57,7 +68,9 @@ impl LockedKey {
             keyspace: row.text(2)?,
             environment: row.text(3)?,
             kind: row.text(4)?,
-            expires_at: row.timestamp(5),
+            label: row.text(11),
+            expires_at: [expires_at, latest].into_iter().flatten().min(),
+            latest,
             disabled: row.boolean(6),
             rotated_to: row.uuid(7),
         })
@@ -65,6 +78,11 @@ impl LockedKey {
 
     pub fn is_expired(&self) -> bool {
         self.expires_at.is_some_and(|moment| moment <= clock::now())
+    }
+
+    /// Whether it stays expired, whatever its own expiry will be.
+    pub fn is_over(&self) -> bool {
+        self.latest.is_some_and(|moment| moment <= clock::now())
     }
 
     pub fn check_is_active(&self) -> Result<()> {

@@ -1,5 +1,6 @@
 //! New keys: minted here, or imported from elsewhere.
 
+use super::active_keys;
 use super::authority::{self, Caller};
 use super::bounds::Bounds;
 use super::credits;
@@ -36,7 +37,7 @@ fn mint(call: &Call) -> Result<Option<Datum>> {
         let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
         draft.check_plan(&policy, &tenant)?;
         let environment = draft.settle(caller, &policy, &tenant)?;
-        let made = mint_for(caller, &policy, &tenant.id, &draft, &environment, false)?;
+        let made = mint_for(caller, &policy, &tenant, &draft, &environment, false)?;
         tenant.must_be_named(&draft.tenant, &draft.keyspace)?;
         Ok(made)
     })?;
@@ -47,7 +48,7 @@ fn mint(call: &Call) -> Result<Option<Datum>> {
 pub fn mint_for(
     caller: &Caller,
     policy: &Policy,
-    tenant_id: &[u8; 16],
+    tenant: &Tenant,
     draft: &Draft,
     environment: &str,
     regenerated: bool,
@@ -61,7 +62,7 @@ pub fn mint_for(
         imported: false,
         regenerated,
     };
-    let row = store(caller, policy, tenant_id, draft, environment, &stored, "mint")?;
+    let row = store(caller, policy, tenant, draft, environment, &stored, "mint")?;
     Ok((row, fresh.api_key))
 }
 
@@ -78,7 +79,7 @@ struct Stored<'a> {
 fn store(
     caller: &Caller,
     policy: &Policy,
-    tenant_id: &[u8; 16],
+    tenant: &Tenant,
     draft: &Draft,
     environment: &str,
     stored: &Stored,
@@ -87,9 +88,11 @@ fn store(
     key::note_generation(policy, &draft.keyspace, stored.generation)?;
     let bounds = caller.bounds.as_ref();
     let shared_limits = bounds.map_or(Ok(None), shared_limits)?;
-    for surplus in key::make_room(caller, policy, tenant_id)? {
+    for surplus in active_keys::make_room(caller, policy, tenant)? {
         locked_key::replace(caller, &surplus)?;
     }
+    key::check_has_label(policy, draft.label.as_deref())?;
+    active_keys::check_label_is_free(policy, tenant, environment, draft.label.as_deref(), None)?;
     if draft.credits.is_some() {
         credits::must_administer(caller)?;
     }
@@ -110,7 +113,7 @@ fn store(
              SELECT key_id, minted FROM made"
         )),
         &[
-            Param::uuid(tenant_id),
+            Param::uuid(&tenant.id),
             Param::timestamp(draft.expires_at),
             Param::smallint(stored.generation),
             Param::bytes(stored.digest),
@@ -228,7 +231,7 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
             imported: true,
             regenerated: false,
         };
-        let row = store(caller, &policy, &tenant.id, &draft, &environment, &stored, "import")?;
+        let row = store(caller, &policy, &tenant, &draft, &environment, &stored, "import")?;
         tenant.must_be_named(&draft.tenant, &draft.keyspace)?;
         Ok(row)
     })?;

@@ -2,6 +2,7 @@
 
 mod access;
 mod act_as;
+mod active_keys;
 mod add_credits;
 mod alter;
 mod audit_proof;

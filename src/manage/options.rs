@@ -1,7 +1,8 @@
 //! The options of a keyspace: read, checked, stored.
 
 use super::field::{
-    Environment, Grants, IdTemplate, KeyPrefix, Line, List, Name, Template, Within, text_types,
+    Environment, Grants, IdTemplate, KeyPrefix, Lifetime, Line, List, Name, Template, Within,
+    text_types,
 };
 use super::json;
 use super::key::MAX_SCOPES;
@@ -15,6 +16,7 @@ use keysmith_core::policy::verdict::Answer;
 use pg::call::Call;
 use pg::error::Result;
 use pg::spi::{self, Param};
+use pgrx::pg_sys::Interval;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -49,13 +51,17 @@ pub struct Options {
     usage_log: Patch<UsageLog>,
     usage_details: Patch<bool>,
     error_body: Patch<Body>,
+    default_lifetime: Patch<Lifetime>,
+    max_lifetime: Patch<Lifetime>,
+    require_label: Patch<bool>,
+    unique_labels: Patch<bool>,
 }
 
 /// Reads an argument of `create_keyspace`.
 type Read = fn(&Call, usize, &str) -> Result<Option<Value>>;
 
 /// The arguments of `create_keyspace` after the name, in their order.
-const ARGUMENTS: [(&str, Read); 18] = [
+const ARGUMENTS: [(&str, Read); 22] = [
     ("prefixes", json::value),
     ("empty_scopes", text),
     ("default_scopes", required_texts),
@@ -74,6 +80,10 @@ const ARGUMENTS: [(&str, Read); 18] = [
     ("usage_log", text),
     ("usage_details", boolean),
     ("error_body", text),
+    ("default_lifetime", interval),
+    ("max_lifetime", interval),
+    ("require_label", boolean),
+    ("unique_labels", boolean),
 ];
 
 #[derive(Deserialize, Serialize)]
@@ -374,6 +384,15 @@ fn texts(call: &Call, n: usize, name: &str) -> Result<Option<Value>> {
 
 fn integer(call: &Call, n: usize, _: &str) -> Result<Option<Value>> {
     Ok(call.integer(n).map(Value::from))
+}
+
+/// An interval as a text, as patches have it.
+pub fn interval(call: &Call, n: usize, name: &str) -> Result<Option<Value>> {
+    let text = |interval: Interval| {
+        let Interval { month, day, time } = interval;
+        format!("{month} months {day} days {time} microseconds").into()
+    };
+    call.datum(n).map(|_| call.interval(n, name).map(text)).transpose()
 }
 
 fn boolean(call: &Call, n: usize, name: &str) -> Result<Option<Value>> {

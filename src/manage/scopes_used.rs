@@ -1,12 +1,15 @@
 //! `scopes_used`: the scopes of a key that a request needed, as far as its route tells.
 
 use crate::catalog::Catalog;
+use keysmith_core::policy::expression::Expression;
+use keysmith_core::policy::parameter;
 use keysmith_core::policy::route::Path;
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::Result;
 use pg::text;
 use pg::varlena;
 use pgrx::pg_sys::Datum;
+use std::borrow::Cow;
 
 sql_functions! {
     keysmith_scopes_used => scopes_used;
@@ -32,11 +35,14 @@ fn scopes_used(call: &Call) -> Result<Option<Datum>> {
     if routes.peek().is_none() {
         return Ok(None);
     }
-    let named: Vec<&str> = routes.flat_map(|route| route.scopes.scopes()).collect();
+    let needs: Vec<Cow<Expression>> = routes.map(|route| route.needs(&path)).collect();
+    let named: Vec<&str> = needs.iter().flat_map(|needed| needed.scopes()).collect();
+    // One with parameters is in the catalogue, and stands for what a wildcard gives.
     let is_used = |scope: &[u8]| {
         let own = [scope];
         let held = policy.held(&own, [None, None]);
-        named.iter().any(|named| held.covers(named.as_bytes()))
+        let covers = |named: &[u8]| held.covers(named) || parameter::has_instance(scope, named);
+        named.iter().any(|named| covers(named.as_bytes()))
     };
     let used = scopes.iter().flatten().filter(|scope| is_used(scope));
     Ok(Some(varlena::text_array(used.map(|scope| text::datum(&text::lossy(scope))).collect())))

@@ -3,13 +3,14 @@
 use super::authority::{self, Caller};
 use super::credits::{self, CreditHolder, Credits};
 use super::errors;
-use super::field::{Document, Name};
+use super::field::{Document, Lifetime, Name};
 use super::json;
 use super::key;
 use super::keyspace::policy;
 use super::level::{Needs, functions};
 use super::limits::{self, Limits};
 use super::metadata;
+use super::options;
 use super::patch::{self, Patch};
 use crate::audit::{Act, Subject};
 use crate::catalog::Catalog;
@@ -41,6 +42,8 @@ functions! {
 pub struct Tenant {
     pub id: [u8; 16],
     pub plan: Option<String>,
+    /// In microseconds.
+    pub max_lifetime: Option<i64>,
 }
 
 impl Tenant {
@@ -94,7 +97,11 @@ impl Tenant {
         let (tenants, snapshot) = (table.open(), Snapshot::now());
         let room = Room::new();
         let row = tenants.first(&snapshot, &room, keys, |_| true)?;
-        Some(Tenant { id: row.uuid(column::tenant_id)?, plan: row.text(column::plan) })
+        Some(Tenant {
+            id: row.uuid(column::tenant_id)?,
+            plan: row.text(column::plan),
+            max_lifetime: row.microseconds(column::max_lifetime),
+        })
     }
 
     /// Checks that the tenant's plan has a feature, if it is asked for.
@@ -127,6 +134,10 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
     let credits: Option<Credits> = json::argument(call, 5, "credits")?;
     let tenant_id = call.datum(6).map(|_| call.uuid(6, "tenant_id")).transpose()?;
     let if_not_exists = call.boolean(7, "if_not_exists")?;
+    let max_lifetime: Option<Lifetime> = options::interval(call, 8, "max_lifetime")?
+        .map(|interval| json::from_value("max_lifetime", interval))
+        .transpose()?;
+    let max_lifetime = max_lifetime.map(|lifetime| lifetime.text());
     if !is_name(&name) {
         return Err(Error::argument("name", NAME_RULE));
     }
@@ -139,8 +150,10 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
         policy(caller, &keyspace)?;
         let found = spi::first(
             saved!(
-                "INSERT INTO keysmith_private.tenant (keyspace, name, plan, metadata, limits, tenant_id)
-                 VALUES ($1, $2, $3, coalesce($4, '{}'), $5, coalesce($6, pg_catalog.gen_random_uuid()))
+                "INSERT INTO keysmith_private.tenant (
+                     keyspace, name, plan, metadata, limits, tenant_id, max_lifetime)
+                 VALUES ($1, $2, $3, coalesce($4, '{}'), $5,
+                         coalesce($6, pg_catalog.gen_random_uuid()), $7::interval)
                  ON CONFLICT DO NOTHING RETURNING tenant_id"
             ),
             &[
@@ -150,6 +163,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
                 Param::jsonb(metadata),
                 Param::text_or_null(limits.as_deref()),
                 Param::uuid_or_null(tenant_id.as_ref()),
+                Param::text_or_null(max_lifetime.as_deref()),
             ],
             |row| row.uuid(1),
         )?;
@@ -216,6 +230,7 @@ struct Changes {
     limits: Patch<Limits>,
     #[serde(skip_serializing)]
     credits: Patch<Credits>,
+    max_lifetime: Patch<Lifetime>,
 }
 
 fn alter_tenant(call: &Call) -> Result<Option<Datum>> {

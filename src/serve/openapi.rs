@@ -85,9 +85,10 @@ fn described(of: &policy::Endpoint) -> Option<Endpoint> {
 }
 
 fn needs<'p>(route: &'p Route, variant: &[u8]) -> Needs<'p> {
+    let place = |name: &str| Some(format!("{{{}}}", route.place(name)?).into());
     Needs {
         variant: lossy(variant),
-        scopes: &route.scopes,
+        scopes: route.scopes.filled(&place),
         kind: route.kind.as_deref().map(lossy),
         weight: route.weight,
         is_public: route.is_public,

@@ -3,7 +3,9 @@
 //! An example is `images:write | (videos:write & generations:read)`. `&` binds tighter. A single
 //! scope is an expression. An empty text is one too, and needs nothing.
 
+use super::parameter;
 use super::scope::is_scope;
+use std::borrow::Cow;
 use std::fmt;
 
 /// The longest expression, in bytes.
@@ -11,7 +13,7 @@ pub const MAX_LEN: usize = 4096;
 /// How deep parentheses may be nested.
 const MAX_DEPTH: usize = 32;
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expression {
     Scope(Box<str>),
     All(Vec<Expression>),
@@ -21,10 +23,19 @@ pub enum Expression {
 impl Expression {
     /// Reads an expression. The error completes "… has an expression that …".
     pub fn parse(text: &str) -> Result<Expression, String> {
+        Expression::parse_of(text, is_scope)
+    }
+
+    /// Reads the expression of a route, whose scopes may have parameters: `projects:write:{id}`.
+    pub fn parse_of_route(text: &str) -> Result<Expression, String> {
+        Expression::parse_of(text, parameter::is_pattern)
+    }
+
+    fn parse_of(text: &str, is_name: fn(&str) -> bool) -> Result<Expression, String> {
         if text.len() > MAX_LEN {
             return Err(format!("is longer than {MAX_LEN} bytes"));
         }
-        let mut parser = Parser { rest: text, whole: text };
+        let mut parser = Parser { rest: text, whole: text, is_name };
         parser.skip_space();
         if parser.rest.is_empty() {
             return Ok(Expression::All(Vec::new()));
@@ -43,6 +54,16 @@ impl Expression {
             Expression::Scope(scope) => has(scope.as_bytes()),
             Expression::All(parts) => parts.iter().all(|part| part.holds(has)),
             Expression::Any(parts) => parts.iter().any(|part| part.holds(has)),
+        }
+    }
+
+    /// The same with values for the parameters of its scopes. Those that have no value stay.
+    pub fn filled<'v>(&self, value: &impl Fn(&str) -> Option<Cow<'v, str>>) -> Expression {
+        let filled = |parts: &[Expression]| parts.iter().map(|part| part.filled(value)).collect();
+        match self {
+            Expression::Scope(scope) => Expression::Scope(parameter::fill(scope, value).into()),
+            Expression::All(parts) => Expression::All(filled(parts)),
+            Expression::Any(parts) => Expression::Any(filled(parts)),
         }
     }
 
@@ -78,6 +99,7 @@ impl fmt::Display for Expression {
 struct Parser<'a> {
     rest: &'a str,
     whole: &'a str,
+    is_name: fn(&str) -> bool,
 }
 
 impl<'a> Parser<'a> {
@@ -123,7 +145,7 @@ impl<'a> Parser<'a> {
     fn scope(&mut self) -> Result<Expression, String> {
         let end = self.rest.find(['|', '&', '(', ')', ' ', '\t', '\n', '\r']);
         let (scope, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
-        if !is_scope(scope) {
+        if !(self.is_name)(scope) {
             return Err(self.fail("lacks the name of a scope"));
         }
         self.rest = rest;
@@ -197,6 +219,17 @@ mod tests {
         let deep = format!("{}a{}", "(".repeat(33), ")".repeat(33));
         assert_eq!(Expression::parse(&deep), Err("is nested deeper than 32".into()));
         assert!(Expression::parse(&"a|".repeat(3000)).is_err());
+    }
+
+    #[test]
+    fn scopes_of_a_route_have_parameters() {
+        let text = "projects:write:{id} & (p:{id}:{x} | admin)";
+        assert!(Expression::parse(text).is_err());
+        let expression = Expression::parse_of_route(text).unwrap();
+        let value = |name: &str| (name == "id").then_some(Cow::Borrowed("42"));
+        let filled = expression.filled(&value).to_string();
+        assert_eq!(filled, "projects:write:42 & (p:42:{x} | admin)");
+        assert!(Expression::parse_of_route("a:{id}b").is_err());
     }
 
     /// Expressions with the value that they must have, built side by side.

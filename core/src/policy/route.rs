@@ -118,6 +118,12 @@ pub fn place_of(pattern: &str, parameter: &str) -> Option<usize> {
     pattern.split('/').skip(1).position(|segment| name(segment).as_deref() == Some(parameter))
 }
 
+/// How often a pattern has a parameter.
+pub fn count_of(pattern: &str, parameter: &str) -> usize {
+    let segment = format!("{{{parameter}}}");
+    pattern.split('/').filter(|part| *part == segment).count()
+}
+
 /// Whether a pattern is at least as specific as another one that matches the same path.
 pub fn is_as_specific(pattern: &[u8], other: &[u8]) -> bool {
     let rank = |segment: Option<&[u8]>| match segment {

@@ -125,7 +125,8 @@ fn kind_suffices(kind: Option<Kind>, wanted: Option<&[u8]>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scope::{GrantList, Implications};
+    use super::super::implications::Implications;
+    use super::super::scope::GrantList;
     use super::*;
     use proptest::prelude::*;
     use std::sync::LazyLock;

@@ -1,20 +1,20 @@
-//! Scopes: the names of permissions, the grants that cover them, and what they imply.
+//! Scopes: the names of permissions, and the grants that cover them.
 
+use super::implications::Implications;
 use super::verdict::Reason;
-use std::collections::HashMap;
 
 /// The longest scope name.
 pub const MAX_SCOPE_LEN: usize = 128;
 
 /// A permission's name: segments of `[A-Za-z0-9_./-]` joined by colons.
 pub fn is_scope(name: &str) -> bool {
-    name.len() <= MAX_SCOPE_LEN
-        && name.split(':').all(|segment| {
-            !segment.is_empty()
-                && segment
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'-'))
-        })
+    name.len() <= MAX_SCOPE_LEN && name.split(':').all(is_segment)
+}
+
+/// Whether the text is a segment of a scope.
+pub fn is_segment(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'-'))
 }
 
 /// A grant is a scope, `*`, or `prefix:*`.
@@ -39,42 +39,6 @@ pub fn covers(grant: &[u8], scope: &[u8]) -> bool {
     }
 }
 
-/// The scopes that each scope implies, in any number of steps.
-#[derive(Default)]
-pub struct Implications {
-    /// For each scope, all other scopes that imply it.
-    implied_by: HashMap<Box<[u8]>, Vec<Box<[u8]>>>,
-}
-
-impl Implications {
-    /// Made from each scope's list. Cycles are harmless: the scopes of a cycle imply each other.
-    pub fn new<'a>(direct: impl IntoIterator<Item = (&'a [u8], Vec<&'a [u8]>)>) -> Self {
-        let direct: HashMap<&[u8], Vec<&[u8]>> = direct.into_iter().collect();
-        let mut implied_by: HashMap<Box<[u8]>, Vec<Box<[u8]>>> = HashMap::new();
-        for &scope in direct.keys() {
-            let mut reached: Vec<&[u8]> = Vec::new();
-            let mut open: Vec<&[u8]> = direct[scope].clone();
-            while let Some(next) = open.pop() {
-                if next != scope && !reached.contains(&next) {
-                    reached.push(next);
-                    open.extend(direct.get(next).into_iter().flatten());
-                }
-            }
-            for implied in reached {
-                implied_by.entry(implied.into()).or_default().push(scope.into());
-            }
-        }
-        Implications { implied_by }
-    }
-
-    fn implying(&self, scope: &[u8]) -> &[Box<[u8]>] {
-        if self.implied_by.is_empty() {
-            return &[];
-        }
-        self.implied_by.get(scope).map_or(&[], Vec::as_slice)
-    }
-}
-
 /// A list of grants, from a key's row or from the policy.
 #[derive(Clone, Copy)]
 pub enum GrantList<'a> {
@@ -83,7 +47,7 @@ pub enum GrantList<'a> {
 }
 
 impl<'a> GrantList<'a> {
-    pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+    pub fn iter(self) -> impl Iterator<Item = &'a [u8]> + Clone {
         let (borrowed, owned): (&[&[u8]], &[Box<[u8]>]) = match self {
             GrantList::Borrowed(list) => (list, &[]),
             GrantList::Owned(list) => (&[], list),
@@ -93,7 +57,9 @@ impl<'a> GrantList<'a> {
 
     fn covers(self, scope: &[u8], implications: &Implications) -> bool {
         let by_name = |wanted: &[u8]| self.iter().any(|grant| covers(grant, wanted));
-        by_name(scope) || implications.implying(scope).iter().any(|implying| by_name(implying))
+        by_name(scope)
+            || implications.implying(scope).iter().any(|implying| by_name(implying))
+            || implications.gives(self.iter(), scope)
     }
 }
 
@@ -206,39 +172,12 @@ mod tests {
         }
     }
 
-    fn implications(direct: &[(&'static str, &[&'static str])]) -> Implications {
-        Implications::new(
-            direct.iter().map(|(s, l)| (s.as_bytes(), l.iter().map(|i| i.as_bytes()).collect())),
-        )
-    }
-
     fn held_within<'a>(
         lists: [Option<&'a [&'a [u8]]>; 2],
         implications: &'a Implications,
     ) -> HeldScopes<'a> {
         let [one, two] = lists.map(|list| list.map(GrantList::Borrowed));
         HeldScopes::new([one, two, None], implications)
-    }
-
-    #[test]
-    fn implications_reach_through_steps_and_cycles() {
-        let table =
-            implications(&[("admin", &["write"]), ("write", &["read"]), ("read", &["write"])]);
-        let admin: &[&[u8]] = &[b"admin"];
-        let read: &[&[u8]] = &[b"read"];
-        let held = |list| held_within([Some(list), None], &table);
-        assert!(held(admin).covers(b"read"));
-        assert!(held(read).covers(b"write"));
-        assert!(!held(read).covers(b"admin"));
-    }
-
-    #[test]
-    fn a_wildcard_also_gives_what_its_members_imply() {
-        let table = implications(&[("images:write", &["files:read"])]);
-        let images: &[&[u8]] = &[b"images:*"];
-        let held = held_within([Some(images), None], &table);
-        assert!(held.covers(b"files:read"));
-        assert!(!held.covers(b"files:write"));
     }
 
     #[test]

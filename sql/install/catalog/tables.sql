@@ -40,7 +40,12 @@ CREATE TABLE keysmith_private.keyspace (
                     CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
     usage_details   boolean NOT NULL DEFAULT true,
     has_bar_imports boolean NOT NULL DEFAULT false,
-    error_body      text COLLATE "C" NOT NULL DEFAULT 'plain' CHECK (length(error_body) <= 10000)
+    error_body      text COLLATE "C" NOT NULL DEFAULT 'plain' CHECK (length(error_body) <= 10000),
+    -- Lifetimes are of hours: a day in them has 24, whatever the time zone.
+    default_lifetime interval CHECK (default_lifetime BETWEEN '1 second' AND '876000 hours'),
+    max_lifetime     interval CHECK (max_lifetime BETWEEN '1 second' AND '876000 hours'),
+    require_label    boolean NOT NULL DEFAULT false,
+    unique_labels    boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -56,6 +61,10 @@ COMMENT ON COLUMN keysmith_private.keyspace.managed_by IS 'The keys that may man
 COMMENT ON COLUMN keysmith_private.keyspace.display_id IS 'A template for the ids that the product shows for its keys, such as key_{random:8}';
 COMMENT ON COLUMN keysmith_private.keyspace.display_prefix IS 'A template for key_prefix';
 COMMENT ON COLUMN keysmith_private.keyspace.display_snippet IS 'A template for key_snippet';
+COMMENT ON COLUMN keysmith_private.keyspace.default_lifetime IS 'The lifetime of a new key that is given no expiry; null for no end';
+COMMENT ON COLUMN keysmith_private.keyspace.max_lifetime IS 'How long keys live from their creation on, at most; null for no end';
+COMMENT ON COLUMN keysmith_private.keyspace.require_label IS 'Whether keys must have a label';
+COMMENT ON COLUMN keysmith_private.keyspace.unique_labels IS 'Whether a tenant''s keys of an environment must have different labels';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: calls, window, burst, name';
@@ -94,12 +103,13 @@ COMMENT ON TABLE keysmith_private.plan_feature IS 'Features that only tenants of
 
 CREATE TABLE keysmith_private.scope (
     keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
-    scope       text COLLATE "C" NOT NULL CHECK (scope ~ '^[A-Za-z0-9_./-]+(:[A-Za-z0-9_./-]+)*$' AND length(scope) <= 128),
+    scope       text COLLATE "C" NOT NULL CHECK (scope ~ '^[A-Za-z0-9_./-]+(:([A-Za-z0-9_./-]+|\{[A-Za-z0-9_]+\}))*$'
+                       AND length(scope) <= 128),
     description text,
     implies     text[] COLLATE "C" NOT NULL DEFAULT '{}',
     PRIMARY KEY (keyspace, scope)
 );
-COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may have; before the first is defined, any name is allowed';
+COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may have, {id} standing for any id; before the first is defined, any name is allowed';
 
 CREATE TABLE keysmith_private.role (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -143,6 +153,7 @@ CREATE TABLE keysmith_private.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     suspended_at     timestamptz,
     created_at       timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    max_lifetime     interval CHECK (max_lifetime BETWEEN '1 second' AND '876000 hours'),
     keyspace         text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
     name             text COLLATE "C" NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
     plan             text COLLATE "C" CHECK (length(plan) BETWEEN 1 AND 200),
@@ -155,6 +166,7 @@ CREATE TABLE keysmith_private.tenant (
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
 COMMENT ON TABLE keysmith_private.tenant IS 'The customers of a keyspace; they own keys';
+COMMENT ON COLUMN keysmith_private.tenant.max_lifetime IS 'How long its keys live from their creation on, at most';
 COMMENT ON COLUMN keysmith_private.tenant.limits IS 'The rate limits that all its keys of an environment share';
 COMMENT ON COLUMN keysmith_private.tenant.erased_at IS 'The time when it was erased; its requests are recorded without address and member since then';
 

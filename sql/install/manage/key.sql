@@ -25,7 +25,7 @@ COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for peo
 COMMENT ON COLUMN keysmith_private.minted.environment IS 'The environment of the key, such as live or test';
 COMMENT ON COLUMN keysmith_private.minted.kind IS 'secret, or publishable for a key that may be public';
 COMMENT ON COLUMN keysmith_private.minted.scopes IS 'The scopes of the key; if it has no scopes, its keyspace says which apply';
-COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'The time when the key expires; null for never';
+COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'The time when the key expires, by the earliest of its bounds; null for never';
 COMMENT ON COLUMN keysmith_private.minted.created_at IS 'The time when the key was made';
 COMMENT ON COLUMN keysmith_private.minted.display_id IS 'The id that the product shows for the key, if its keyspace has a template for one';
 

@@ -19,10 +19,14 @@ CREATE FUNCTION keysmith.create_keyspace(
     managed_by text DEFAULT NULL,
     usage_log text DEFAULT NULL,
     usage_details boolean DEFAULT NULL,
-    error_body text DEFAULT NULL
+    error_body text DEFAULT NULL,
+    default_lifetime interval DEFAULT NULL,
+    max_lifetime interval DEFAULT NULL,
+    require_label boolean DEFAULT NULL,
+    unique_labels boolean DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean) IS
 'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void

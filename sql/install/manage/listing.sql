@@ -5,7 +5,7 @@ SELECT k.key_id,
        t.name AS tenant,
        k.keyspace,
        k.label,
-       keysmith_private.key_status(k.revoked_at, k.expires_at, k.disabled_at, pg_catalog.clock_timestamp())
+       keysmith_private.key_status(k.revoked_at, e.expires_at, k.disabled_at, pg_catalog.clock_timestamp())
            AS status,
        k.kind,
        k.environment,
@@ -29,7 +29,7 @@ SELECT k.key_id,
              WITH ORDINALITY AS l (part, n)) END AS limits,
        keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,
-       k.expires_at,
+       e.expires_at,
        k.created_at,
        k.created_by,
        -- Of totals and of deltas that are not folded yet. A query without the column skips this.
@@ -44,6 +44,8 @@ SELECT k.key_id,
        k.tenant_id
 FROM keysmith_private.key k
 JOIN keysmith_private.tenant t USING (tenant_id)
+JOIN keysmith_private.keyspace s ON s.keyspace = k.keyspace
+CROSS JOIN LATERAL (SELECT least(k.expires_at, k.created_at + t.max_lifetime, k.created_at + s.max_lifetime) AS expires_at) AS e
 LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.purse, k.origin, k.key_id);
 
 CREATE VIEW keysmith_private.key_listing AS
@@ -69,7 +71,7 @@ COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant that owns the
 COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that the key may be used from; null for any';
 COMMENT ON COLUMN keysmith.keys.limits IS 'The rate limits of the key, and those of the key that made it; other limits apply as well';
 COMMENT ON COLUMN keysmith.keys.credits IS 'The balance of its credits, or of those of the key that made it; null if it spends its tenant''s';
-COMMENT ON COLUMN keysmith.keys.expires_at IS 'The time when the key expires; null for never';
+COMMENT ON COLUMN keysmith.keys.expires_at IS 'The time when the key expires, by the earliest of its bounds; null for never';
 COMMENT ON COLUMN keysmith.keys.created_at IS 'The time when the key was made';
 COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made the key';
 COMMENT ON COLUMN keysmith.keys.last_used_at IS 'The time of its last accepted request; refused requests do not count';

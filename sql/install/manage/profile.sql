@@ -12,12 +12,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'key_prefix', k.key_prefix, 'key_snippet', k.key_snippet,
         'kind', k.kind, 'environment', k.environment, 'keyspace', k.keyspace,
         'owner', k.owner, 'role', coalesce(k.role, m.role), 'scopes', profile.scopes,
-        'created_at', k.created_at, 'expires_at', k.expires_at,
+        'created_at', k.created_at, 'expires_at', least(k.expires_at, k.created_at + t.max_lifetime, k.created_at + s.max_lifetime),
         'key_metadata', k.metadata, 'tenant', t.name, 'tenant_id', t.tenant_id,
         'plan', t.plan, 'metadata', t.metadata, 'credits', keysmith_private.credits_at(
             c.balance, c.refill, c.every, c.refilled_at, clock_timestamp()))
     FROM keysmith_private.key k
     JOIN keysmith_private.tenant t ON t.tenant_id = k.tenant_id
+    JOIN keysmith_private.keyspace s ON s.keyspace = k.keyspace
     -- The credits that it spends: those of the key that made it, or its own, or else its tenant's.
     LEFT JOIN keysmith_private.credit c ON c.credit_id = coalesce(
         (SELECT own.credit_id FROM keysmith_private.credit own

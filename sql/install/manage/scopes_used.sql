@@ -39,7 +39,7 @@ CROSS JOIN LATERAL (
           GROUP BY v.method, v.endpoint) AS e
 ) AS r
 WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
-  AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
+  AND coalesce(least(k.expires_at, k.created_at + t.max_lifetime, k.created_at + s.max_lifetime) > pg_catalog.clock_timestamp(), true)
   AND r.told > 0 AND NOT g.scopes <@ r.used;
 SELECT keysmith_private.publish('overprivileged_keys', '{tenant_id,environment}');
 COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that no request of the last 30 days needed';

@@ -8,10 +8,11 @@ CREATE FUNCTION keysmith.create_tenant(
     limits jsonb DEFAULT NULL,
     credits jsonb DEFAULT NULL,
     tenant_id uuid DEFAULT NULL,
-    if_not_exists boolean DEFAULT false
+    if_not_exists boolean DEFAULT false,
+    max_lifetime interval DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
-COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb, uuid, boolean) IS
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb, uuid, boolean, interval) IS
 'Makes a tenant and returns its id';
 
 CREATE FUNCTION keysmith.alter_tenant(
@@ -21,7 +22,7 @@ CREATE FUNCTION keysmith.alter_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes a tenant''s plan, metadata, limits or credits; a JSON object names the fields';
+'Changes a tenant: its plan, limits, credits and others; a JSON object names the fields';
 
 CREATE FUNCTION keysmith.rename_tenant(
     tenant text,
@@ -73,7 +74,8 @@ SELECT t.name AS tenant,
        (SELECT pg_catalog.count(*) FROM keysmith_private.key k
         WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)
           AND k.revoked_at IS NULL AND k.disabled_at IS NULL
-          AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
+          AND coalesce(least(k.expires_at, k.created_at + t.max_lifetime, k.created_at + s.max_lifetime)
+                       > pg_catalog.clock_timestamp(), true)) AS active_keys,
        (SELECT pg_catalog.count(*) FROM keysmith_private.key k
         WHERE k.tenant_id = t.tenant_id
           AND k.environment = coalesce(i.environment, k.environment)) AS keys,
@@ -95,8 +97,10 @@ SELECT t.name AS tenant,
        t.suspended_at,
        t.suspended_reason,
        t.metadata,
-       t.tenant_id
+       t.tenant_id,
+       t.max_lifetime
 FROM keysmith_private.tenant t
+JOIN keysmith_private.keyspace s ON s.keyspace = t.keyspace
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
 -- A key sees the rows of its environment only.
 CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
@@ -117,3 +121,4 @@ COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'The time when the tenant was
 COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'The reason that suspend_tenant was given';
 COMMENT ON COLUMN keysmith.tenants.metadata IS 'The JSON object that the application stored with the tenant';
 COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.tenants.max_lifetime IS 'How long its keys live from their creation on, at most; null if only the keyspace says so';

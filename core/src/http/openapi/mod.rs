@@ -50,7 +50,9 @@ pub struct Endpoint {
 pub struct Needs<'a> {
     /// Empty for no variant.
     pub variant: String,
-    pub scopes: &'a Expression,
+    /// Their parameters are called by their places in the pattern, as `{2}`: what else is listed
+    /// decides about their names.
+    pub scopes: Expression,
     pub kind: Option<String>,
     pub weight: u32,
     pub is_public: bool,
@@ -85,13 +87,16 @@ mod tests {
 
     impl Listed {
         fn paths(self) -> Value {
-            let expressions: Vec<Expression> =
-                self.0.iter().map(|(_, _, scopes, _)| Expression::parse(scopes).unwrap()).collect();
+            let expressions: Vec<Expression> = self
+                .0
+                .iter()
+                .map(|(_, _, scopes, _)| Expression::parse_of_route(scopes).unwrap())
+                .collect();
             let entries =
                 self.0.iter().zip(&expressions).map(|((method, pattern, _, does), scopes)| {
                     let needs = Needs {
                         variant: String::new(),
-                        scopes,
+                        scopes: scopes.clone(),
                         kind: None,
                         weight: 1,
                         is_public: false,
@@ -237,6 +242,19 @@ mod tests {
         let many = of("(a|b) & (c|d) & (e|f) & (g|h) & (i|j)");
         assert_eq!(many["security"], with(&[&[]]));
         assert!(many["description"].as_str().unwrap().contains("(i | j)"));
+    }
+
+    #[test]
+    fn parameters_of_scopes_are_called_as_those_of_the_path() {
+        let paths = Listed(vec![
+            ("GET", "/a/{x}/b/{z}", "a:{1}:{3} | b:{1}", None),
+            ("PUT", "/a/{y}/b/{z}", "a:{1}", None),
+        ])
+        .paths();
+        let item = &paths["/a/{x}/b/{z}"];
+        assert_eq!(item["get"]["security"][0]["bearer"], json!(["a:{x}:{z}"]));
+        assert_eq!(item["get"]["description"], "Needs the scopes `a:{x}:{z} | b:{x}`.");
+        assert_eq!(item["put"]["description"], "Needs the scope `a:{x}`.");
     }
 
     #[test]

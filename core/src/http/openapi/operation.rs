@@ -17,6 +17,8 @@ pub fn operation(
     let mut add = |name: &str, value: Value| {
         operation.insert(name.into(), value);
     };
+    let needs: Vec<Needs> =
+        entry.needs.iter().map(|needs| with_names(needs, entry, parameters)).collect();
     let mut parameters: Vec<Value> =
         parameters.iter().map(|name| path_parameter(entry, name)).collect();
     let mut responses = errors::of(service, entry.endpoint.as_ref());
@@ -46,7 +48,7 @@ pub fn operation(
     }
     add("responses", responses.into());
     // Only requests without a variant have the operation's own needs.
-    let own = entry.needs.iter().find(|needs| needs.variant.is_empty());
+    let own = needs.iter().find(|needs| needs.variant.is_empty());
     add("security", security(service, entry, own));
     if let Some(needs) = own {
         let told = told(entry, needs);
@@ -57,13 +59,23 @@ pub fn operation(
             add("x-keysmith-limits", limits);
         }
     }
-    let variants = entry.needs.iter().filter(|needs| !needs.variant.is_empty());
+    let variants = needs.iter().filter(|needs| !needs.variant.is_empty());
     let variants: Map<String, Value> =
         variants.map(|needs| (needs.variant.clone(), variant(service, entry, needs))).collect();
     if !variants.is_empty() {
         add("x-keysmith-variants", variants.into());
     }
     operation
+}
+
+/// The needs with the names that the path's parameters have here.
+fn with_names<'a>(needs: &Needs<'a>, entry: &Entry, parameters: &[String]) -> Needs<'a> {
+    let name = |place: &str| {
+        let before = entry.pattern.split('/').skip(1).take(place.parse().ok()?);
+        let name = parameters.get(before.filter(|segment| segment.starts_with('{')).count())?;
+        Some(format!("{{{name}}}").into())
+    };
+    Needs { scopes: needs.scopes.filled(&name), ..needs.clone() }
 }
 
 fn path_parameter(entry: &Entry, name: &str) -> Value {
@@ -125,7 +137,7 @@ fn security(service: &Service, entry: &Entry, needs: Option<&Needs>) -> Value {
         return json!([]);
     }
     let any = Expression::All(Vec::new());
-    security::requirements(service.schemes, needs.map_or(&any, |needs| needs.scopes))
+    security::requirements(service.schemes, needs.map_or(&any, |needs| &needs.scopes))
 }
 
 fn is_public(entry: &Entry, needs: &Needs) -> bool {
@@ -139,7 +151,7 @@ fn told(entry: &Entry, needs: &Needs) -> String {
         told.push("Needs no key. A key that is sent is checked.".into());
     }
     let scopes = needs.scopes.to_string();
-    match needs.scopes {
+    match &needs.scopes {
         Expression::Any(parts) if parts.is_empty() => told.push("No key has the scopes.".into()),
         Expression::Scope(_) => told.push(format!("Needs the scope `{scopes}`.")),
         _ if !scopes.is_empty() => told.push(format!("Needs the scopes `{scopes}`.")),
