@@ -74,7 +74,12 @@ CREATE TABLE keysmith_private.keyspace (
                     CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
     usage_details   boolean NOT NULL DEFAULT true,
     has_bar_imports boolean NOT NULL DEFAULT false,
-    error_body      text COLLATE "C" NOT NULL DEFAULT 'plain' CHECK (length(error_body) <= 10000)
+    error_body      text COLLATE "C" NOT NULL DEFAULT 'plain' CHECK (length(error_body) <= 10000),
+    -- Lifetimes are of hours: a day in them has 24, whatever the time zone.
+    default_lifetime interval CHECK (default_lifetime BETWEEN '1 second' AND '876000 hours'),
+    max_lifetime     interval CHECK (max_lifetime BETWEEN '1 second' AND '876000 hours'),
+    require_label    boolean NOT NULL DEFAULT false,
+    unique_labels    boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -90,6 +95,10 @@ COMMENT ON COLUMN keysmith_private.keyspace.managed_by IS 'The keys that may man
 COMMENT ON COLUMN keysmith_private.keyspace.display_id IS 'A template for the ids that the product shows for its keys, such as key_{random:8}';
 COMMENT ON COLUMN keysmith_private.keyspace.display_prefix IS 'A template for key_prefix';
 COMMENT ON COLUMN keysmith_private.keyspace.display_snippet IS 'A template for key_snippet';
+COMMENT ON COLUMN keysmith_private.keyspace.default_lifetime IS 'The lifetime of a new key that is given no expiry; null for no end';
+COMMENT ON COLUMN keysmith_private.keyspace.max_lifetime IS 'How long keys live from their creation on, at most; null for no end';
+COMMENT ON COLUMN keysmith_private.keyspace.require_label IS 'Whether keys must have a label';
+COMMENT ON COLUMN keysmith_private.keyspace.unique_labels IS 'Whether a tenant''s keys of an environment must have different labels';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: calls, window, burst, name';
@@ -128,12 +137,13 @@ COMMENT ON TABLE keysmith_private.plan_feature IS 'Features that only tenants of
 
 CREATE TABLE keysmith_private.scope (
     keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
-    scope       text COLLATE "C" NOT NULL CHECK (scope ~ '^[A-Za-z0-9_./-]+(:[A-Za-z0-9_./-]+)*$' AND length(scope) <= 128),
+    scope       text COLLATE "C" NOT NULL CHECK (scope ~ '^[A-Za-z0-9_./-]+(:([A-Za-z0-9_./-]+|\{[A-Za-z0-9_]+\}))*$'
+                       AND length(scope) <= 128),
     description text,
     implies     text[] COLLATE "C" NOT NULL DEFAULT '{}',
     PRIMARY KEY (keyspace, scope)
 );
-COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may have; before the first is defined, any name is allowed';
+COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may have, {id} standing for any id; before the first is defined, any name is allowed';
 
 CREATE TABLE keysmith_private.role (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -177,6 +187,7 @@ CREATE TABLE keysmith_private.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     suspended_at     timestamptz,
     created_at       timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    max_lifetime     interval CHECK (max_lifetime BETWEEN '1 second' AND '876000 hours'),
     keyspace         text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
     name             text COLLATE "C" NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
     plan             text COLLATE "C" CHECK (length(plan) BETWEEN 1 AND 200),
@@ -189,6 +200,7 @@ CREATE TABLE keysmith_private.tenant (
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
 COMMENT ON TABLE keysmith_private.tenant IS 'The customers of a keyspace; they own keys';
+COMMENT ON COLUMN keysmith_private.tenant.max_lifetime IS 'How long its keys live from their creation on, at most';
 COMMENT ON COLUMN keysmith_private.tenant.limits IS 'The rate limits that all its keys of an environment share';
 COMMENT ON COLUMN keysmith_private.tenant.erased_at IS 'The time when it was erased; its requests are recorded without address and member since then';
 
@@ -2154,10 +2166,14 @@ CREATE FUNCTION keysmith.create_keyspace(
     managed_by text DEFAULT NULL,
     usage_log text DEFAULT NULL,
     usage_details boolean DEFAULT NULL,
-    error_body text DEFAULT NULL
+    error_body text DEFAULT NULL,
+    default_lifetime interval DEFAULT NULL,
+    max_lifetime interval DEFAULT NULL,
+    require_label boolean DEFAULT NULL,
+    unique_labels boolean DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean) IS
 'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -2318,10 +2334,11 @@ CREATE FUNCTION keysmith.create_tenant(
     limits jsonb DEFAULT NULL,
     credits jsonb DEFAULT NULL,
     tenant_id uuid DEFAULT NULL,
-    if_not_exists boolean DEFAULT false
+    if_not_exists boolean DEFAULT false,
+    max_lifetime interval DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
-COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb, uuid, boolean) IS
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb, uuid, boolean, interval) IS
 'Makes a tenant and returns its id';
 
 CREATE FUNCTION keysmith.alter_tenant(
@@ -2331,7 +2348,7 @@ CREATE FUNCTION keysmith.alter_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes a tenant''s plan, metadata, limits or credits; a JSON object names the fields';
+'Changes a tenant: its plan, limits, credits and others; a JSON object names the fields';
 
 CREATE FUNCTION keysmith.rename_tenant(
     tenant text,
@@ -2383,7 +2400,8 @@ SELECT t.name AS tenant,
        (SELECT pg_catalog.count(*) FROM keysmith_private.key k
         WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)
           AND k.revoked_at IS NULL AND k.disabled_at IS NULL
-          AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
+          AND coalesce(least(k.expires_at, k.created_at + t.max_lifetime, k.created_at + s.max_lifetime)
+                       > pg_catalog.clock_timestamp(), true)) AS active_keys,
        (SELECT pg_catalog.count(*) FROM keysmith_private.key k
         WHERE k.tenant_id = t.tenant_id
           AND k.environment = coalesce(i.environment, k.environment)) AS keys,
@@ -2405,8 +2423,10 @@ SELECT t.name AS tenant,
        t.suspended_at,
        t.suspended_reason,
        t.metadata,
-       t.tenant_id
+       t.tenant_id,
+       t.max_lifetime
 FROM keysmith_private.tenant t
+JOIN keysmith_private.keyspace s ON s.keyspace = t.keyspace
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
 -- A key sees the rows of its environment only.
 CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
@@ -2427,6 +2447,7 @@ COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'The time when the tenant was
 COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'The reason that suspend_tenant was given';
 COMMENT ON COLUMN keysmith.tenants.metadata IS 'The JSON object that the application stored with the tenant';
 COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.tenants.max_lifetime IS 'How long its keys live from their creation on, at most; null if only the keyspace says so';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2519,7 +2540,7 @@ SELECT k.key_id,
        t.name AS tenant,
        k.keyspace,
        k.label,
-       keysmith_private.key_status(k.revoked_at, k.expires_at, k.disabled_at, pg_catalog.clock_timestamp())
+       keysmith_private.key_status(k.revoked_at, e.expires_at, k.disabled_at, pg_catalog.clock_timestamp())
            AS status,
        k.kind,
        k.environment,
@@ -2543,7 +2564,7 @@ SELECT k.key_id,
              WITH ORDINALITY AS l (part, n)) END AS limits,
        keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,
-       k.expires_at,
+       e.expires_at,
        k.created_at,
        k.created_by,
        -- Of totals and of deltas that are not folded yet. A query without the column skips this.
@@ -2558,6 +2579,8 @@ SELECT k.key_id,
        k.tenant_id
 FROM keysmith_private.key k
 JOIN keysmith_private.tenant t USING (tenant_id)
+JOIN keysmith_private.keyspace s ON s.keyspace = k.keyspace
+CROSS JOIN LATERAL (SELECT least(k.expires_at, k.created_at + t.max_lifetime, k.created_at + s.max_lifetime) AS expires_at) AS e
 LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.purse, k.origin, k.key_id);
 
 CREATE VIEW keysmith_private.key_listing AS
@@ -2583,7 +2606,7 @@ COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant that owns the
 COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that the key may be used from; null for any';
 COMMENT ON COLUMN keysmith.keys.limits IS 'The rate limits of the key, and those of the key that made it; other limits apply as well';
 COMMENT ON COLUMN keysmith.keys.credits IS 'The balance of its credits, or of those of the key that made it; null if it spends its tenant''s';
-COMMENT ON COLUMN keysmith.keys.expires_at IS 'The time when the key expires; null for never';
+COMMENT ON COLUMN keysmith.keys.expires_at IS 'The time when the key expires, by the earliest of its bounds; null for never';
 COMMENT ON COLUMN keysmith.keys.created_at IS 'The time when the key was made';
 COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made the key';
 COMMENT ON COLUMN keysmith.keys.last_used_at IS 'The time of its last accepted request; refused requests do not count';
@@ -2726,7 +2749,7 @@ COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for peo
 COMMENT ON COLUMN keysmith_private.minted.environment IS 'The environment of the key, such as live or test';
 COMMENT ON COLUMN keysmith_private.minted.kind IS 'secret, or publishable for a key that may be public';
 COMMENT ON COLUMN keysmith_private.minted.scopes IS 'The scopes of the key; if it has no scopes, its keyspace says which apply';
-COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'The time when the key expires; null for never';
+COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'The time when the key expires, by the earliest of its bounds; null for never';
 COMMENT ON COLUMN keysmith_private.minted.created_at IS 'The time when the key was made';
 COMMENT ON COLUMN keysmith_private.minted.display_id IS 'The id that the product shows for the key, if its keyspace has a template for one';
 
@@ -2967,12 +2990,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'key_prefix', k.key_prefix, 'key_snippet', k.key_snippet,
         'kind', k.kind, 'environment', k.environment, 'keyspace', k.keyspace,
         'owner', k.owner, 'role', coalesce(k.role, m.role), 'scopes', profile.scopes,
-        'created_at', k.created_at, 'expires_at', k.expires_at,
+        'created_at', k.created_at, 'expires_at', least(k.expires_at, k.created_at + t.max_lifetime, k.created_at + s.max_lifetime),
         'key_metadata', k.metadata, 'tenant', t.name, 'tenant_id', t.tenant_id,
         'plan', t.plan, 'metadata', t.metadata, 'credits', keysmith_private.credits_at(
             c.balance, c.refill, c.every, c.refilled_at, clock_timestamp()))
     FROM keysmith_private.key k
     JOIN keysmith_private.tenant t ON t.tenant_id = k.tenant_id
+    JOIN keysmith_private.keyspace s ON s.keyspace = k.keyspace
     -- The credits that it spends: those of the key that made it, or its own, or else its tenant's.
     LEFT JOIN keysmith_private.credit c ON c.credit_id = coalesce(
         (SELECT own.credit_id FROM keysmith_private.credit own
@@ -3530,7 +3554,7 @@ CROSS JOIN LATERAL (
           GROUP BY v.method, v.endpoint) AS e
 ) AS r
 WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
-  AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
+  AND coalesce(least(k.expires_at, k.created_at + t.max_lifetime, k.created_at + s.max_lifetime) > pg_catalog.clock_timestamp(), true)
   AND r.told > 0 AND NOT g.scopes <@ r.used;
 SELECT keysmith_private.publish('overprivileged_keys', '{tenant_id,environment}');
 COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that no request of the last 30 days needed';
@@ -4262,6 +4286,7 @@ CREATE FUNCTION keysmith_private.library(
     OUT preloaded boolean,
     OUT subscriber boolean,
     OUT newest_pepper integer,
+    OUT has_pepper_problem boolean,
     OUT events_unsent bigint,
     OUT last_event_unsent_at timestamptz,
     OUT event_queue_limit integer,
@@ -4390,7 +4415,8 @@ FROM (VALUES
     (49, 'keysmith_events_unsent_total', 'counter', 'Events that were not sent, as that queue was too full'),
     (50, 'keysmith_keys_estimate', 'gauge', 'Keys, as the last ANALYZE or VACUUM has counted them'),
     (51, 'keysmith_tenants_estimate', 'gauge', 'Tenants, as the last ANALYZE or VACUUM has counted them'),
-    (52, 'keysmith_relation_bytes', 'gauge', 'The size of a table on disk, with its indexes')
+    (52, 'keysmith_relation_bytes', 'gauge', 'The size of a table on disk, with its indexes'),
+    (53, 'keysmith_pepper_file_problem', 'gauge', 'Whether the pepper file can not be used, or was changed since it was read')
 ) AS m (place, name, type, help);
 COMMENT ON VIEW keysmith_private.metric_help IS 'The metrics, with their types and descriptions';
 
@@ -4606,6 +4632,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
             ('keysmith_preloaded', y.preloaded::integer::double precision),
             ('keysmith_standby', pg_is_in_recovery()::integer),
             ('keysmith_subscriber', y.subscriber::integer),
+            ('keysmith_pepper_file_problem', y.has_pepper_problem::integer),
             ('keysmith_directory_keys', y.directory_keys),
             ('keysmith_directory_capacity', y.directory_capacity),
             ('keysmith_directory_hits_total', y.directory_hits),
@@ -5131,7 +5158,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('client_ip', 'headers',            'the headers of the request; X-Forwarded-For or Forwarded is read'),
     ('client_ip', 'peer',               'the address that connects to your server'),
     ('client_ip', 'trusted_proxies',    'the networks of your own proxies'),
-    ('has_scope', 'scope',              'a scope, or an expression such as a | (b & c)'),
+    ('has_scope', 'scope',              'a scope such as projects:read:42, or an expression such as a | (b & c)'),
     ('isolate', 'tenant_column',        'its column with the id or the name of the tenant'),
     ('isolate', 'keyspace',             'the keyspace of the tenants; needed if the column has names'),
     ('isolate', 'environment_column',   'its column with the environment of the key; null for none'),
@@ -5155,6 +5182,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_tenant', 'name',           'its name, unique in the keyspace'),
     ('create_tenant', 'plan',           'its plan, for the plan_features of the keyspace'),
     ('create_tenant', 'limits',         'rate limits of all its keys together, as for mint'),
+    ('create_tenant', 'max_lifetime',   'how long its keys live at most, such as 90 days'),
     ('create_tenant', 'credits',        'a number, or {"balance": 5, "refill": 100, "every": "month"}'),
     ('create_tenant', 'tenant_id',      'an id of your own; null for a random one'),
     ('create_tenant', 'if_not_exists',  'whether a tenant of this name is returned as it is, and is no error'),
@@ -5180,16 +5208,20 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'usage_log',    'which requests are recorded: everything, refusals, nothing'),
     ('create_keyspace', 'usage_details', 'whether records have endpoint and address'),
     ('create_keyspace', 'error_body',   'the body of errors over HTTP: plain, problem, or a template'),
+    ('create_keyspace', 'default_lifetime', 'how long a key lives that is given no expiry, such as 90 days'),
+    ('create_keyspace', 'max_lifetime', 'how long keys live at most, those made before too'),
+    ('create_keyspace', 'require_label', 'whether keys must have a label'),
+    ('create_keyspace', 'unique_labels', 'whether a tenant''s keys must have different labels'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
-    ('define_scope', 'scope',           'its name, such as images:read'),
+    ('define_scope', 'scope',           'its name, such as images:read; projects:read:{id} for any id'),
     ('define_scope', 'description',     'what it permits, for people'),
-    ('define_scope', 'implies',         'the scopes that it includes'),
+    ('define_scope', 'implies',         'the scopes that it includes; {id} in them is its own'),
     ('define_role', 'role',             'its name'),
     ('define_role', 'scopes',           'its scopes; wildcards such as images:* too'),
     ('define_route', 'method',          'GET, POST and so on; * for all'),
     ('define_route', 'pattern',         'the paths, such as /v1/images/{id}; * at the end for the rest'),
-    ('define_route', 'scopes',          'the scopes that it needs; {} for any valid key'),
+    ('define_route', 'scopes',          'the scopes that it needs; {} for any valid key; projects:read:{id} by the id in the path'),
     ('define_route', 'kind',            'secret if it needs a secret key; null for any'),
     ('define_route', 'limits',          'rate limits of each key on this route, as for mint'),
     ('define_route', 'public',          'whether requests without a key are let through'),
@@ -5741,7 +5773,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'error', 'pepper', CASE p WHEN '0' THEN 'keys without a pepper are refused: the file does not allow them'
                ELSE format('keys of pepper %s are refused: the file does not have it', p) END,
            CASE p WHEN '0' THEN 'add the line 0:unpeppered until these keys are rotated'
-               ELSE 'put it back into the file, and restart' END
+               ELSE 'put it back into the file, and reload the configuration' END
     FROM unnest(lost_peppers) AS p
     UNION ALL
     SELECT 'warning', 'pepper', format('%s active keys are stored with an older pepper than %s',
