@@ -2194,6 +2194,41 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
 COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
 'Defines a role as a set of scopes, or changes it; keys with the role follow';
 
+CREATE FUNCTION keysmith.remove_scope(
+    keyspace text,
+    scope text,
+    cascade boolean DEFAULT false
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_scope';
+COMMENT ON FUNCTION keysmith.remove_scope(text, text, boolean) IS
+'Removes a scope that is not in use; by cascade also from what uses it';
+
+CREATE FUNCTION keysmith.remove_role(
+    keyspace text,
+    role text,
+    cascade boolean DEFAULT false
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_role';
+COMMENT ON FUNCTION keysmith.remove_role(text, text, boolean) IS
+'Removes a role that is not in use; by cascade it revokes keys and removes members that have it';
+
+CREATE VIEW keysmith.scopes WITH (security_barrier) AS
+SELECT keyspace, scope, description, implies
+FROM keysmith_private.scope;
+COMMENT ON VIEW keysmith.scopes IS 'The scopes that each keyspace defines';
+COMMENT ON COLUMN keysmith.scopes.keyspace IS 'The keyspace of the scope';
+COMMENT ON COLUMN keysmith.scopes.scope IS 'The name of the scope';
+COMMENT ON COLUMN keysmith.scopes.description IS 'What it permits, for people; null for no description';
+COMMENT ON COLUMN keysmith.scopes.implies IS 'The scopes that it includes';
+
+CREATE VIEW keysmith.roles WITH (security_barrier) AS
+SELECT keyspace, role, scopes
+FROM keysmith_private.role;
+COMMENT ON VIEW keysmith.roles IS 'The roles of each keyspace, with their scopes';
+COMMENT ON COLUMN keysmith.roles.keyspace IS 'The keyspace of the role';
+COMMENT ON COLUMN keysmith.roles.role IS 'The name of the role';
+COMMENT ON COLUMN keysmith.roles.scopes IS 'The scopes that keys and members with the role may have; wildcards too';
+
 CREATE FUNCTION keysmith_private.same_paths(pattern text, other text) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT regexp_replace(pattern, '{[^}]*}', '{}', 'g') = regexp_replace(other, '{[^}]*}', '{}', 'g')
@@ -2413,6 +2448,18 @@ COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'The time when the tenant was
 COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'The reason that suspend_tenant was given';
 COMMENT ON COLUMN keysmith.tenants.metadata IS 'The JSON object that the application stored with the tenant';
 COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
+
+CREATE VIEW keysmith_private.all_members AS
+SELECT t.name AS tenant, m.keyspace, m.member, m.role, m.tenant_id
+FROM keysmith_private.member m
+JOIN keysmith_private.tenant t ON t.tenant_id = m.tenant_id;
+SELECT keysmith_private.publish('members');
+COMMENT ON VIEW keysmith.members IS 'The members of all tenants, with their roles';
+COMMENT ON COLUMN keysmith.members.tenant IS 'The name of the tenant';
+COMMENT ON COLUMN keysmith.members.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.members.member IS 'The name of the person or service account';
+COMMENT ON COLUMN keysmith.members.role IS 'The role of the member, which bounds the keys that the member owns';
+COMMENT ON COLUMN keysmith.members.tenant_id IS 'The id of the tenant';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2513,7 +2560,7 @@ COMMENT ON COLUMN keysmith.keys.created_at IS 'The time when the key was made';
 COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made the key';
 COMMENT ON COLUMN keysmith.keys.last_used_at IS 'The time of its last accepted request; refused requests do not count';
 COMMENT ON COLUMN keysmith.keys.revoked_at IS 'The time when the key was revoked; null if it was not';
-COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'The reason that revoke was given, or else revoked, rotated, regenerated, replaced or leaked: SOURCE';
+COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'The reason that revoke was given, or else revoked, rotated, regenerated, replaced, leaked: SOURCE, its only scope was removed, or its role was removed';
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The id of the key that replaced it';
 COMMENT ON COLUMN keysmith.keys.metadata IS 'The JSON object that the application stored with the key; every verdict has it';
 COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, if its keyspace has a template for one';
@@ -2701,6 +2748,16 @@ CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
 COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
 'Changes a key, and returns it; a JSON object names the fields, the others stay';
+
+CREATE FUNCTION keysmith.add_scopes(key_id uuid, scopes text[]) RETURNS keysmith_private.listed_key
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_scopes';
+COMMENT ON FUNCTION keysmith.add_scopes(uuid, text[]) IS
+'Gives a key more scopes, and returns it; those that it has stay';
+
+CREATE FUNCTION keysmith.remove_scopes(key_id uuid, scopes text[]) RETURNS keysmith_private.listed_key
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_scopes';
+COMMENT ON FUNCTION keysmith.remove_scopes(uuid, text[]) IS
+'Takes scopes from a key, and returns it; its other scopes stay';
 
 CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
@@ -4893,6 +4950,12 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
     ('Keys', 'alter_key',
      E'SELECT keysmith.alter_key(key_id, ''{"scopes": ["images:read"]}'')\n'
      'FROM keysmith.keys WHERE label = ''Production'';'),
+    ('Keys', 'add_scopes',
+     E'SELECT keysmith.add_scopes(key_id, ''{images:write}'')\n'
+     'FROM keysmith.keys WHERE label = ''Production'';'),
+    ('Keys', 'remove_scopes',
+     E'SELECT keysmith.remove_scopes(key_id, ''{images:write}'')\n'
+     'FROM keysmith.keys WHERE label = ''Production'';'),
     ('Keys', 'rotate',
      E'SELECT r.api_key FROM keysmith.keys k, keysmith.rotate(k.key_id, grace => ''1 day'') r\n'
      'WHERE k.label = ''Production'';'),
@@ -4923,6 +4986,10 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      '    implies => ''{images:read}'');'),
     ('Keyspaces', 'define_role',
      $e$SELECT keysmith.define_role('default', 'editor', '{images:read,images:write}');$e$),
+    ('Keyspaces', 'remove_scope',
+     $e$SELECT keysmith.remove_scope('default', 'images:write');$e$),
+    ('Keyspaces', 'remove_role',
+     $e$SELECT keysmith.remove_role('default', 'editor', cascade => true);$e$),
     ('Keyspaces', 'define_route',
      $e$SELECT keysmith.define_route('default', 'GET', '/v1/images/{id}', 'images:read');$e$),
     ('Keyspaces', 'remove_route',
@@ -5067,6 +5134,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('import_key', 'key_prefix',        'the beginning of the key, to show it'),
     ('import_key', 'key_snippet',       'the beginning and the end of the key, to show it'),
     ('alter_key', 'changes',            'the fields to change, such as {"label": "new", "expires_at": null}'),
+    ('add_scopes', 'scopes',            'the scopes that it gets besides its own'),
+    ('remove_scopes', 'scopes',         'the scopes that it loses'),
     ('rotate', 'grace',                 'how long the old key still works'),
     ('regenerate', 'label',             'a new label; null keeps the old one'),
     ('report_leak', 'api_key',          'the leaked key'),
@@ -5104,6 +5173,10 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('define_scope', 'implies',         'the scopes that it includes'),
     ('define_role', 'role',             'its name'),
     ('define_role', 'scopes',           'its scopes; wildcards such as images:* too'),
+    ('remove_scope', 'scope',           'its name'),
+    ('remove_scope', 'cascade',         'whether keys, roles and defaults lose it too; without another scope a key is revoked'),
+    ('remove_role', 'role',             'its name'),
+    ('remove_role', 'cascade',          'whether keys with the role are revoked, and members with it removed'),
     ('define_route', 'method',          'GET, POST and so on; * for all'),
     ('define_route', 'pattern',         'the paths, such as /v1/images/{id}; * at the end for the rest'),
     ('define_route', 'scopes',          'the scopes that it needs; {} for any valid key'),

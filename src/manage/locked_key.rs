@@ -6,6 +6,7 @@ use crate::audit::{Act, Subject};
 use pg::clock;
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param, ResultRow, saved};
+use pg::text::lossy;
 
 /// A key that an act is about. Its row is locked until the transaction ends.
 pub struct LockedKey {
@@ -21,6 +22,7 @@ pub struct LockedKey {
     pub expires_at: Option<i64>,
     disabled: bool,
     pub rotated_to: Option<[u8; 16]>,
+    pub scopes: Vec<String>,
 }
 
 impl LockedKey {
@@ -36,7 +38,8 @@ impl LockedKey {
         let found = spi::first(
             saved!(
                 "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
-                        rotated_to, coalesce(origin, key_id), coalesce(purse, origin, key_id)
+                        rotated_to, coalesce(origin, key_id), coalesce(purse, origin, key_id),
+                        scopes
                  FROM keysmith_private.key
                  WHERE key_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR tenant_id = ANY ($2))
                    AND ($3 IS NULL OR environment = $3)
@@ -60,6 +63,7 @@ impl LockedKey {
             expires_at: row.timestamp(5),
             disabled: row.boolean(6),
             rotated_to: row.uuid(7),
+            scopes: row.texts(10).iter().map(|scope| lossy(scope)).collect(),
         })
     }
 

@@ -56,6 +56,12 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
     ('Keys', 'alter_key',
      E'SELECT keysmith.alter_key(key_id, ''{"scopes": ["images:read"]}'')\n'
      'FROM keysmith.keys WHERE label = ''Production'';'),
+    ('Keys', 'add_scopes',
+     E'SELECT keysmith.add_scopes(key_id, ''{images:write}'')\n'
+     'FROM keysmith.keys WHERE label = ''Production'';'),
+    ('Keys', 'remove_scopes',
+     E'SELECT keysmith.remove_scopes(key_id, ''{images:write}'')\n'
+     'FROM keysmith.keys WHERE label = ''Production'';'),
     ('Keys', 'rotate',
      E'SELECT r.api_key FROM keysmith.keys k, keysmith.rotate(k.key_id, grace => ''1 day'') r\n'
      'WHERE k.label = ''Production'';'),
@@ -86,6 +92,10 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      '    implies => ''{images:read}'');'),
     ('Keyspaces', 'define_role',
      $e$SELECT keysmith.define_role('default', 'editor', '{images:read,images:write}');$e$),
+    ('Keyspaces', 'remove_scope',
+     $e$SELECT keysmith.remove_scope('default', 'images:write');$e$),
+    ('Keyspaces', 'remove_role',
+     $e$SELECT keysmith.remove_role('default', 'editor', cascade => true);$e$),
     ('Keyspaces', 'define_route',
      $e$SELECT keysmith.define_route('default', 'GET', '/v1/images/{id}', 'images:read');$e$),
     ('Keyspaces', 'remove_route',
@@ -230,6 +240,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('import_key', 'key_prefix',        'the beginning of the key, to show it'),
     ('import_key', 'key_snippet',       'the beginning and the end of the key, to show it'),
     ('alter_key', 'changes',            'the fields to change, such as {"label": "new", "expires_at": null}'),
+    ('add_scopes', 'scopes',            'the scopes that it gets besides its own'),
+    ('remove_scopes', 'scopes',         'the scopes that it loses'),
     ('rotate', 'grace',                 'how long the old key still works'),
     ('regenerate', 'label',             'a new label; null keeps the old one'),
     ('report_leak', 'api_key',          'the leaked key'),
@@ -267,6 +279,10 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('define_scope', 'implies',         'the scopes that it includes'),
     ('define_role', 'role',             'its name'),
     ('define_role', 'scopes',           'its scopes; wildcards such as images:* too'),
+    ('remove_scope', 'scope',           'its name'),
+    ('remove_scope', 'cascade',         'whether keys, roles and defaults lose it too; without another scope a key is revoked'),
+    ('remove_role', 'role',             'its name'),
+    ('remove_role', 'cascade',          'whether keys with the role are revoked, and members with it removed'),
     ('define_route', 'method',          'GET, POST and so on; * for all'),
     ('define_route', 'pattern',         'the paths, such as /v1/images/{id}; * at the end for the rest'),
     ('define_route', 'scopes',          'the scopes that it needs; {} for any valid key'),

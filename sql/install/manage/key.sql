@@ -76,6 +76,16 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
 COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
 'Changes a key, and returns it; a JSON object names the fields, the others stay';
 
+CREATE FUNCTION keysmith.add_scopes(key_id uuid, scopes text[]) RETURNS keysmith_private.listed_key
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_scopes';
+COMMENT ON FUNCTION keysmith.add_scopes(uuid, text[]) IS
+'Gives a key more scopes, and returns it; those that it has stay';
+
+CREATE FUNCTION keysmith.remove_scopes(key_id uuid, scopes text[]) RETURNS keysmith_private.listed_key
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_scopes';
+COMMENT ON FUNCTION keysmith.remove_scopes(uuid, text[]) IS
+'Takes scopes from a key, and returns it; its other scopes stay';
+
 CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
 COMMENT ON FUNCTION keysmith.rotate(uuid, interval) IS
