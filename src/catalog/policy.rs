@@ -9,7 +9,7 @@ use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::Schemes;
 use keysmith_core::policy::route::{Match, Path, Routes};
 use keysmith_core::policy::scope::{self, GrantList, HeldScopes, Implications};
-use keysmith_core::policy::verdict::Answer;
+use keysmith_core::policy::verdict::{Answer, Reason};
 use pg::column::{Column, Text};
 use pg::error::Result;
 use pg::scan::{Row, ScanKey, Snapshot, Varlena, Version, transactions_ended};
@@ -86,6 +86,8 @@ pub struct Policy {
     routes: Routes<Route>,
     endpoints: Routes<Endpoint>,
     answers: [Option<Wording>; Answer::ALL.len()],
+    /// The answer of each reason.
+    answer_of: [Answer; Reason::ALL.len()],
     /// Features that only some plans have, with those plans.
     plan_features: HashMap<Bytes, Vec<Bytes>>,
 }
@@ -128,6 +130,12 @@ pub struct Wording {
     pub message: Option<Bytes>,
 }
 
+impl Wording {
+    fn says_something(&self) -> bool {
+        self.status.is_some() || self.code.is_some() || self.message.is_some()
+    }
+}
+
 impl Policy {
     /// Reads a policy under a snapshot.
     pub fn load(tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) -> Result<Policy> {
@@ -162,6 +170,7 @@ impl Policy {
             routes: Routes::default(),
             endpoints: Routes::default(),
             answers: [const { None }; Answer::ALL.len()],
+            answer_of: Reason::ALL.map(Reason::answer),
             plan_features: HashMap::new(),
         };
         each_row(tables.keyspace, snapshot, keyspace, |row| {
@@ -355,6 +364,13 @@ impl Policy {
                 });
             }
         });
+        for reason in Reason::ALL {
+            if let Some(own) = reason.own_answer()
+                && self.answers[own as usize].as_ref().is_some_and(Wording::says_something)
+            {
+                self.answer_of[reason as usize] = own;
+            }
+        }
     }
 
     fn load_plan_features(&mut self, tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) {
@@ -395,6 +411,23 @@ impl Policy {
     #[inline]
     pub fn hashed_part<'key>(&self, key: &'key [u8]) -> &'key [u8] {
         if self.has_bar_imports { foreign::behind_bar(key) } else { key }
+    }
+
+    /// The answer for a reason. Some reasons have an answer of their own where the keyspace has words
+    /// for it.
+    #[inline]
+    pub fn answer(&self, reason: Reason) -> Answer {
+        self.answer_of[reason as usize]
+    }
+
+    /// All answers that the keyspace may give.
+    pub fn given_answers(&self) -> impl Iterator<Item = Answer> {
+        let is_unused = |answer| {
+            Reason::ALL
+                .iter()
+                .any(|reason| reason.own_answer() == Some(answer) && self.answer(*reason) != answer)
+        };
+        Answer::ALL.into_iter().filter(move |answer| !is_unused(*answer))
     }
 
     /// The keyspace's wording of an answer, if it has one.
