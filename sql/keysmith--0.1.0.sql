@@ -237,6 +237,8 @@ CREATE TABLE keysmith_private.key (
     limits         text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     shared_limits  text COLLATE "C" CHECK (length(shared_limits) BETWEEN 1 AND 20000),
     purse          uuid,
+    idempotency_digest bytea CHECK (pg_catalog.octet_length(idempotency_digest) = 32),
+    arguments_digest   bytea CHECK (pg_catalog.octet_length(arguments_digest) = 32),
     UNIQUE (digest, keyspace),
     UNIQUE (keyspace, display_id),
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
@@ -248,6 +250,8 @@ CREATE TABLE keysmith_private.key (
 -- A backend fetches a long allowlist once, and remembers it by its TOAST pointer. So it must
 -- be stored out of line, and not be compressed into the row.
 ALTER TABLE keysmith_private.key ALTER COLUMN allowlist SET STORAGE EXTERNAL;
+CREATE UNIQUE INDEX key_of_call ON keysmith_private.key (tenant_id, idempotency_digest)
+    WHERE idempotency_digest IS NOT NULL;
 CREATE INDEX key_of_tenant ON keysmith_private.key (tenant_id, created_at);
 COMMENT ON TABLE keysmith_private.key IS 'Keys, as digests of digests; the keys themselves are not stored';
 COMMENT ON COLUMN keysmith_private.key.generation IS 'The generation of the pepper that the digest was made with; 0 if without a pepper';
@@ -256,6 +260,8 @@ COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of its line of r
 COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits, one per line: calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'The rate limits of the keys that made it, which count its calls too, one per line: first key of that line, calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends, if a key made it; null if it spends its own or its tenant''s';
+COMMENT ON COLUMN keysmith_private.key.idempotency_digest IS 'A digest of the idempotency_key of the call that made it';
+COMMENT ON COLUMN keysmith_private.key.arguments_digest IS 'A digest of the other arguments of that call';
 COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
 CREATE TABLE keysmith_private.access (
@@ -2691,7 +2697,7 @@ CREATE DOMAIN keysmith.minted AS keysmith_private.minted;
 COMMENT ON DOMAIN keysmith.minted IS 'A new key, as mint returns it: for variables';
 COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is returned only this once';
 COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; it is not secret';
-COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, returned only this once; null for an imported key';
+COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, returned only this once; null for an imported key, and for one that an earlier call made';
 COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for people';
@@ -2715,10 +2721,13 @@ CREATE FUNCTION keysmith.mint(
     limits jsonb DEFAULT NULL,
     credits bigint DEFAULT NULL,
     metadata jsonb DEFAULT NULL,
-    keyspace text DEFAULT 'default'
+    keyspace text DEFAULT 'default',
+    refill jsonb DEFAULT NULL,
+    disabled boolean DEFAULT false,
+    idempotency_key text DEFAULT NULL
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_mint';
-COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text) IS
+COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, jsonb, boolean, text) IS
 'Makes a key; its api_key is returned only this once, and is not stored';
 
 CREATE FUNCTION keysmith.import_key(
@@ -2738,10 +2747,13 @@ CREATE FUNCTION keysmith.import_key(
     metadata jsonb DEFAULT NULL,
     keyspace text DEFAULT 'default',
     key_prefix text DEFAULT NULL,
-    key_snippet text DEFAULT NULL
+    key_snippet text DEFAULT NULL,
+    refill jsonb DEFAULT NULL,
+    disabled boolean DEFAULT false,
+    idempotency_key text DEFAULT NULL
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
-COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
+COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text, jsonb, boolean, text) IS
 'Imports a key of another system by its SHA-256; the key itself is not needed';
 
 CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
@@ -4768,13 +4780,15 @@ COMMENT ON COLUMN keysmith.alarms.remedy IS 'What to do about it';
 
 CREATE FUNCTION keysmith.scanner_patterns(
     keyspace text DEFAULT NULL,
+    format text DEFAULT 'regex',
     OUT keyspace text,
     OUT name text,
-    OUT regex text
+    OUT regex text,
+    OUT rule text
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_scanner_patterns';
-COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
-'Regular expressions that match secret keys; one for each keyspace, for scanners of leaks';
+COMMENT ON FUNCTION keysmith.scanner_patterns(text, text) IS
+'Regular expressions that match secret keys; one for each keyspace, also as rules of gitleaks or trufflehog';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -5077,6 +5091,9 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     (NULL, 'algorithm',       'sha256, or hmac with the newest pepper of the server'),
     (NULL, 'value',           'the plain value'),
     (NULL, 'stored',          'the value that the column has'),
+    (NULL, 'refill',          'how its credits are refilled: {"amount": 100, "every": "month"}'),
+    (NULL, 'disabled',        'whether it is refused until it is enabled'),
+    (NULL, 'idempotency_key', 'a text of yours by which a repeated call finds the same key'),
     (NULL, 'timeout',         'how long to wait before an error'),
     (NULL, 'weight',          'how many calls it counts as in rate limits; 0 for none'),
     ('verify', 'scopes',                'the scopes that it needs, all of these; each may be an expression: a | (b & c)'),
@@ -5224,6 +5241,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('revocations_since', 'since',      'a time before the one that was restored'),
     ('replay_revocations', 'revocations', 'rows of revocations_since, as an array'),
     ('help', 'name',                    'a function, view, row type or setting; null to list them all'),
+    ('scanner_patterns', 'format',      'regex, gitleaks or trufflehog: the form of the column rule'),
     ('scanner_patterns', 'keyspace',    'the name of the keyspace; null for all'),
     ('protect', 'columns',              'the columns; email=hmac names an algorithm too'),
     ('protect', 'column_name',          'a column; email=hmac names an algorithm too'),

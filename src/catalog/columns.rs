@@ -52,6 +52,7 @@ columns! {
         label: Text, key_prefix: Text, key_snippet: Text, created_by: Text, revoked_reason: Text,
         rotated_to: Uuid, display_id: Text, regenerated: Boolean, imported: Boolean, origin: Uuid,
         limits: Text, shared_limits: Text, purse: Uuid,
+        idempotency_digest: Bytea, arguments_digest: Bytea,
     }
     credit {
         credit_id: Uuid, key_id: Uuid, tenant_id: Uuid, balance: Bigint, refill: Bigint,

@@ -23,6 +23,7 @@ use pg::error::{Code, Error, Result};
 use pg::scan::{Row, ScanKey, Snapshot, Varlena, server_text};
 use pg::spi::{self, Param, saved};
 use pgrx::pg_sys::Datum;
+use serde_json::json;
 
 functions! {
     keysmith_mint => mint: Keys;
@@ -30,15 +31,22 @@ functions! {
 }
 
 fn mint(call: &Call) -> Result<Option<Datum>> {
-    let mut draft = Draft::read(call, 1)?;
+    let mut draft = Draft::read(call, 1, 13, json!("mint"))?;
     let (row, api_key) = authority::act(needs::mint, |caller| {
         let policy = policy(caller, &draft.keyspace)?;
         let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
+        if let Some(earlier) = draft.idempotency.earlier(caller, &tenant.id)? {
+            return Ok((earlier, None));
+        }
         draft.check_plan(&policy, &tenant)?;
         let environment = draft.settle(caller, &policy, &tenant)?;
-        mint_for(caller, &policy, &tenant.id, &draft, &environment, false)
+        let (row, api_key) = mint_for(caller, &policy, &tenant.id, &draft, &environment, false)?;
+        Ok((row, Some(api_key)))
     })?;
-    key::with_api_key(&row, &api_key)
+    match api_key {
+        Some(api_key) => key::with_api_key(&row, &api_key),
+        None => Ok(Some(row.datum())),
+    }
 }
 
 /// Makes and stores a new key for a draft that `settle` has checked.
@@ -88,23 +96,28 @@ fn store(
     for surplus in key::make_room(caller, policy, tenant_id)? {
         locked_key::replace(caller, &surplus)?;
     }
-    if draft.credits.is_some() {
+    let refill = draft.refill.as_ref();
+    if draft.credits.is_some() || refill.is_some() {
         credits::must_administer(caller)?;
     }
+    let [of_idempotency_key, of_arguments] = draft.idempotency.params();
     let made = spi::first(
         saved!(concat!(
             "WITH made (key_id, minted) AS (
                  INSERT INTO keysmith_private.key (
                      tenant_id, expires_at, generation, digest, keyspace, environment, kind, role,
                      owner, scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by,
-                     imported, regenerated, display_id, limits, shared_limits, purse)
+                     imported, regenerated, display_id, limits, shared_limits, purse,
+                     disabled_at, idempotency_digest, arguments_digest)
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, nullif($11::cidr[], '{}'),
-                         coalesce($12, '{}'), $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+                         coalesce($12, '{}'), $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+                         CASE WHEN $26 THEN pg_catalog.clock_timestamp() END, $27, $28)
                  ON CONFLICT (digest, keyspace) DO NOTHING",
             key::returning_minted!(),
             "), given AS (
-                 INSERT INTO keysmith_private.credit (key_id, balance)
-                 SELECT key_id, $23 FROM made WHERE $23 IS NOT NULL)
+                 INSERT INTO keysmith_private.credit (key_id, balance, refill, every)
+                 SELECT key_id, coalesce($23, $24), $24, $25 FROM made
+                 WHERE $23 IS NOT NULL OR $24 IS NOT NULL)
              SELECT key_id, minted FROM made"
         )),
         &[
@@ -131,6 +144,12 @@ fn store(
             Param::text_or_null(shared_limits.as_deref()),
             Param::uuid_or_null(bounds.and_then(|bounds| bounds.purse).as_ref()),
             Param::bigint(draft.credits),
+            // The first refill is there from the start.
+            Param::bigint(refill.map(|refill| refill.amount.0)),
+            Param::text_or_null(refill.map(|refill| refill.every.0.as_str())),
+            Param::boolean(draft.disabled),
+            of_idempotency_key,
+            of_arguments,
         ],
         key::made,
     )?;
@@ -179,20 +198,25 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
     let digest = digest.ok_or_else(|| {
         Error::argument("digest", "must have 32 bytes: the SHA-256 of the whole key")
     })?;
-    let behind_bar = match call.required_text(2, "algorithm")?.as_str() {
+    let algorithm = call.required_text(2, "algorithm")?;
+    let behind_bar = match algorithm.as_str() {
         "sha256" => false,
         "sha256-behind-bar" => true,
         _ => return Err(Error::argument("algorithm", "must be sha256 or sha256-behind-bar")),
     };
-    let mut draft = Draft::read(call, 3)?;
     let key_prefix = display(call, 15, "key_prefix")?;
     let key_snippet = display(call, 16, "key_snippet")?;
+    let more = json!(["import_key", digest.stored(), algorithm, key_prefix, key_snippet]);
+    let mut draft = Draft::read(call, 3, 17, more)?;
     let peppers = pepper::peppers();
     let stored_already: Vec<_> = peppers.candidates(&digest).collect();
     let (generation, digest) = peppers.store(&digest);
     let row = authority::act(needs::import_key, |caller| {
         let policy = policy(caller, &draft.keyspace)?;
         let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
+        if let Some(earlier) = draft.idempotency.earlier(caller, &tenant.id)? {
+            return Ok(earlier);
+        }
         draft.check_plan(&policy, &tenant)?;
         let environment = draft.settle(caller, &policy, &tenant)?;
         // The same key stored under an older pepper has another digest.

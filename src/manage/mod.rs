@@ -18,6 +18,7 @@ mod errors;
 mod field;
 mod hashing_state;
 mod help;
+mod idempotency;
 mod isolation;
 mod json;
 mod key;
