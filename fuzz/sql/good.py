@@ -43,7 +43,7 @@ GOOD = {
     "create_tenant.credits": ["NULL", """'{"refill": 1000, "every": "month"}'""", """'{"balance": 5}'"""],
     "define_route.scopes text[]": ["'{a:b,c}'::text[]", "'{}'::text[]", "NULL"], "define_route.scopes text": ["'a:b and not c'", "'a:b or (c and a:c)'"],
     "define_role.role": ["'reader'", "'writer'"], "define_role.scopes": ["'{*}'", "'{a:b,c}'", "'{a:*}'"],
-    "import_key.digest": ["sha256(convert_to(gen_random_uuid()::text, 'UTF8'))"], "import_key.algorithm": ["'sha256'", "'sha256-behind-bar'"],
+    "import_key.digest": ["sha256(convert_to(gen_random_uuid()::text, 'UTF8'))"], "import_key.algorithm": ["'sha256'", "'sha256-behind-bar'", "'sha256-last-part'"],
     "mint.scopes": ["'{}'", "'{a:b}'", "'{a:*,c}'"], "import_key.scopes": ["'{}'", "'{a:b}'"],  "protect.columns": ["'{body}'", "'{body,email}'", "'{email}'"], "protect.column_name": ["'body'", "'email'"], "unprotect.columns": ["'{body}'"],
     "unprotect.column_name": ["'body'"], "seal_rows.columns": ["'{body,id}'", "'{id}'"], "seal_rows.column_name": ["'body'", "'id'"],
     "seal_rows.more_columns": ["'{id}'", "'{body}'"], "create_keyspace.default_scopes": ["'{}'", "'{a:b}'"],

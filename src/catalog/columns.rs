@@ -25,7 +25,8 @@ columns! {
         schemes: Texts, unlisted_routes: Text, managed_by: Text, display_id: Text,
         display_prefix: Text, display_snippet: Text, has_imports: Boolean, generation: Smallint,
         created_at: Timestamp, limits: Text, charges: Texts, usage_log: Text, usage_details: Boolean,
-        has_bar_imports: Boolean, error_body: Text,
+        has_bar_imports: Boolean, has_last_part_imports: Boolean, has_sha512_imports: Boolean,
+        error_body: Text,
     }
     keyspace_prefix { keyspace: Text, kind: Text, environment: Text, prefix: Text }
     answer { keyspace: Text, answer: Text, status: Integer, code: Text, message: Text }

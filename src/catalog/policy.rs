@@ -4,7 +4,8 @@ use super::columns;
 use super::tables::{Table, Tables};
 use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::http::operation::Operation;
-use keysmith_core::key::{display, foreign};
+use keysmith_core::key::display;
+use keysmith_core::key::foreign::Hashings;
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::Schemes;
 use keysmith_core::policy::route::{Match, Path, Routes};
@@ -67,8 +68,8 @@ pub struct Policy {
     pub display_prefix: String,
     pub display_snippet: String,
     pub has_imports: bool,
-    /// Whether the keyspace may have imported keys for which only the part after a `|` was hashed.
-    pub has_bar_imports: bool,
+    /// How imported keys of the keyspace may have been hashed.
+    pub hashings: Hashings,
     /// The generation of the newest pepper that a key was stored with.
     pub generation: i16,
     /// Rate limits for all keys of an environment together, in their stored form.
@@ -156,7 +157,7 @@ impl Policy {
             display_prefix: display::DEFAULT_PREFIX.into(),
             display_snippet: display::DEFAULT_SNIPPET.into(),
             has_imports: false,
-            has_bar_imports: false,
+            hashings: Hashings::default(),
             generation: 0,
             limits: None,
             charges: vec![b"live".as_slice().into()],
@@ -197,7 +198,11 @@ impl Policy {
             policy.display_prefix = row.text(column::display_prefix).unwrap_or_default();
             policy.display_snippet = row.text(column::display_snippet).unwrap_or_default();
             policy.has_imports = row.boolean(column::has_imports);
-            policy.has_bar_imports = row.boolean(column::has_bar_imports);
+            policy.hashings = Hashings {
+                behind_bar: row.boolean(column::has_bar_imports),
+                last_part: row.boolean(column::has_last_part_imports),
+                sha512: row.boolean(column::has_sha512_imports),
+            };
             policy.generation = row.smallint(column::generation).unwrap_or_default();
             policy.limits = row.bytes(column::limits).map(Bytes::from);
             policy.charges = texts(row.array(column::charges));
@@ -405,12 +410,6 @@ impl Policy {
     /// The routes of all variants of a request.
     pub fn variants(&self, method: &[u8], path: &Path) -> impl Iterator<Item = &Route> {
         self.routes.variants(method, path)
-    }
-
-    /// The part of a key that is hashed.
-    #[inline]
-    pub fn hashed_part<'key>(&self, key: &'key [u8]) -> &'key [u8] {
-        if self.has_bar_imports { foreign::behind_bar(key) } else { key }
     }
 
     /// The answer for a reason. Some reasons have an answer of their own where the keyspace has words

@@ -16,7 +16,8 @@ use crate::audit::{Act, Subject};
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
 use crate::pepper;
-use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
+use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest, SHA512_LEN};
+use keysmith_core::key::foreign::Hashings;
 use pg::call::{Bytes, Call, must_not_be_null};
 use pg::composite::Copied;
 use pg::error::{Code, Error, Result};
@@ -190,20 +191,33 @@ fn display(call: &Call, n: usize, name: &str) -> Result<Option<String>> {
 }
 
 fn import_key(call: &Call) -> Result<Option<Datum>> {
-    let digest = match call.bytes(1, DIGEST_LEN) {
+    let algorithm = call.required_text(2, "algorithm")?;
+    let none = Hashings::default();
+    let hashings = match algorithm.as_str() {
+        "sha256" => none,
+        "sha256-behind-bar" => Hashings { behind_bar: true, ..none },
+        "sha256-last-part" => Hashings { last_part: true, ..none },
+        "sha512" => Hashings { sha512: true, ..none },
+        _ => {
+            let rule = "must be sha256, sha256-behind-bar, sha256-last-part or sha512";
+            return Err(Error::argument("algorithm", rule));
+        }
+    };
+    let digest = match call.bytes(1, SHA512_LEN) {
         None => return Err(must_not_be_null("digest")),
+        Some(Bytes::Read(bytes)) if hashings.sha512 => {
+            bytes.try_into().ok().map(KeyDigest::of_sha512)
+        }
         Some(Bytes::Read(bytes)) => KeyDigest::from_slice(bytes),
         Some(Bytes::TooLong) => None,
     };
     let digest = digest.ok_or_else(|| {
-        Error::argument("digest", "must have 32 bytes: the SHA-256 of the whole key")
+        let rule = match hashings.sha512 {
+            true => "must have 64 bytes: the SHA-512 of the whole key",
+            false => "must have 32 bytes: the SHA-256 of the whole key",
+        };
+        Error::argument("digest", rule)
     })?;
-    let algorithm = call.required_text(2, "algorithm")?;
-    let behind_bar = match algorithm.as_str() {
-        "sha256" => false,
-        "sha256-behind-bar" => true,
-        _ => return Err(Error::argument("algorithm", "must be sha256 or sha256-behind-bar")),
-    };
     let key_prefix = display(call, 15, "key_prefix")?;
     let key_snippet = display(call, 16, "key_snippet")?;
     let more = json!(["import_key", digest.stored(), algorithm, key_prefix, key_snippet]);
@@ -227,19 +241,28 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
         {
             return Err(duplicate(&draft.keyspace));
         }
-        if behind_bar && !policy.has_bar_imports && !caller.administers() {
+        let is_first = hashings.behind_bar && !policy.hashings.behind_bar
+            || hashings.last_part && !policy.hashings.last_part;
+        if is_first && !caller.administers() {
             return Err(Error::new(
                 Code::NotAllowed,
-                "the first key of a keyspace that counts from its bar on must be imported by an administrator",
+                "the first key of a keyspace that is hashed in part must be imported by an administrator",
             )
-            .hint("From then on, so do all keys of the keyspace that have a bar."));
+            .hint("From then on, that part of any key of the keyspace is looked up."));
         }
-        if !policy.has_imports || behind_bar && !policy.has_bar_imports {
+        if !policy.has_imports || is_first || hashings.sha512 && !policy.hashings.sha512 {
             spi::execute(
                 "UPDATE keysmith_private.keyspace
-                 SET has_imports = true, has_bar_imports = has_bar_imports OR $2
+                 SET has_imports = true, has_bar_imports = has_bar_imports OR $2,
+                     has_last_part_imports = has_last_part_imports OR $3,
+                     has_sha512_imports = has_sha512_imports OR $4
                  WHERE keyspace = $1",
-                &[Param::text(&draft.keyspace), Param::boolean(behind_bar)],
+                &[
+                    Param::text(&draft.keyspace),
+                    Param::boolean(hashings.behind_bar),
+                    Param::boolean(hashings.last_part),
+                    Param::boolean(hashings.sha512),
+                ],
             )?;
         }
         let stored = Stored {

@@ -40,6 +40,8 @@ CREATE TABLE keysmith_private.keyspace (
                     CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
     usage_details   boolean NOT NULL DEFAULT true,
     has_bar_imports boolean NOT NULL DEFAULT false,
+    has_last_part_imports boolean NOT NULL DEFAULT false,
+    has_sha512_imports boolean NOT NULL DEFAULT false,
     error_body      text COLLATE "C" NOT NULL DEFAULT 'plain' CHECK (length(error_body) <= 10000)
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
@@ -58,6 +60,8 @@ COMMENT ON COLUMN keysmith_private.keyspace.display_prefix IS 'A template for ke
 COMMENT ON COLUMN keysmith_private.keyspace.display_snippet IS 'A template for key_snippet';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
+COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
+COMMENT ON COLUMN keysmith_private.keyspace.has_sha512_imports IS 'Whether keys may be stored by their SHA-512';
 COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
