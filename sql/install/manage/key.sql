@@ -18,7 +18,7 @@ CREATE DOMAIN keysmith.minted AS keysmith_private.minted;
 COMMENT ON DOMAIN keysmith.minted IS 'A new key, as mint returns it: for variables';
 COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is returned only this once';
 COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; it is not secret';
-COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, returned only this once; null for an imported key, and for one that an earlier call made';
+COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, returned only this once; null if it was imported, or made by an earlier call';
 COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for people';
