@@ -72,7 +72,7 @@ pub struct Words<'a> {
 impl Words<'_> {
     #[inline(always)]
     pub fn of(policy: &Policy, reason: Reason) -> Words<'_> {
-        let answer = reason.answer();
+        let answer = policy.answer(reason);
         let wording = policy.wording(answer);
         let status = wording.and_then(|wording| wording.status).unwrap_or(answer.status());
         let code = wording.and_then(|wording| wording.code.as_deref());

@@ -23,7 +23,7 @@ FUNCTIONS = {
                      "protect", "unprotect", "protect_existing", "hash_columns", "digest", "digests",
                      "matches", "is_digest", "seal_rows", "unseal_rows", "verify_rows", "seal_row"],
                     {VERIFIER, ADMIN}),
-    **dict.fromkeys(["mint", "import_key", "alter_key", "rotate", "regenerate", "disable", "enable",
+    **dict.fromkeys(["mint", "import_key", "alter_key", "add_scopes", "remove_scopes", "rotate", "regenerate", "disable", "enable",
                      "revoke"], {HOST, ISSUER, ADMIN}),
     **dict.fromkeys(["report_leak", "wait_for_replay"], {ISSUER, ADMIN}),
     **dict.fromkeys(["act_as", "create_tenant", "set_member", "remove_member"], {HOST, ADMIN}),
@@ -31,7 +31,7 @@ FUNCTIONS = {
                      "shows_everything"], {HOST, ISSUER, AUDITOR, ADMIN}),
     # Functions that views call with the rights of their reader.
     **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_endpoints",
-                     "own_top_keys", "own_top_refusals", "own_touches", "own_tenants", "own_stale_keys",
+                     "own_top_keys", "own_top_refusals", "own_touches", "own_tenants", "own_members", "own_stale_keys",
                      "own_recent_refusals", "own_audit", "own_overprivileged_keys", "credits_at", "key_status"],
                     {HOST, ISSUER, AUDITOR, ADMIN}),
     **dict.fromkeys(["isolation_states", "shown_metrics", "shown_alarms", "shown_nodes"], {AUDITOR, ADMIN}),
@@ -44,7 +44,7 @@ FUNCTIONS = {
     "help": {VERIFIER, HOST, ISSUER, AUDITOR, ADMIN},
     **dict.fromkeys(["create_keyspace", "alter_keyspace", "alter_tenant", "rename_tenant", "erase_tenant",
                      "suspend_tenant", "resume_tenant",
-                     "define_scope", "define_role", "define_route", "remove_route", "define_endpoint", "remove_endpoint",
+                     "define_scope", "define_role", "remove_scope", "remove_role", "define_route", "remove_route", "define_endpoint", "remove_endpoint",
                      "grant_access", "revoke_access", "add_credits", "maintain",
                      "replay_revocations"], {ADMIN}),
     # Parts of these functions, and trigger functions.
@@ -70,9 +70,9 @@ FUNCTIONS = {
 # Read, but never written.
 RELATIONS = {
     **dict.fromkeys(["keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys",
-                     "top_refusals", "touches", "tenants", "expiring_soon", "stale_keys",
+                     "top_refusals", "touches", "tenants", "members", "expiring_soon", "stale_keys",
                      "recent_refusals"], {HOST, ISSUER, AUDITOR, ADMIN}),
-    **dict.fromkeys(["routes", "endpoints", "audit", "overprivileged_keys", "isolation", "metrics", "alarms", "usage_nodes"],
+    **dict.fromkeys(["scopes", "roles", "routes", "endpoints", "audit", "overprivileged_keys", "isolation", "metrics", "alarms", "usage_nodes"],
                     {AUDITOR, ADMIN}),
     "hashing_progress": {VERIFIER, AUDITOR, ADMIN},
     **dict.fromkeys(["key_listing", "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope",
@@ -84,7 +84,7 @@ RELATIONS = {
                      "isolated_by", "known_isolated",
                      "verifying_role", "all_keys", "all_audit", "all_usage", "all_usage_hourly",
                      "all_usage_daily", "all_usage_endpoints", "all_top_keys", "all_top_refusals",
-                     "all_touches", "all_tenants", "all_stale_keys", "all_recent_refusals",
+                     "all_touches", "all_tenants", "all_members", "all_stale_keys", "all_recent_refusals",
                      "all_overprivileged_keys", "metric_help"], set()),
 }
 SEQUENCES = {"usage_sequence": set()}

@@ -7,7 +7,7 @@ from cluster import running
 from conftest import session
 
 ALTERED = {
-    "a column of policies": "ALTER TABLE keysmith_private.role ALTER scopes TYPE integer USING 5",
+    "a column of policies": "ALTER TABLE keysmith_private.plan_feature ALTER plans TYPE integer USING 5",
     "another of policies": "ALTER TABLE keysmith_private.answer DROP CONSTRAINT answer_message_check,"
                            " ALTER message TYPE integer USING 5",
     "a column that is gone": "ALTER TABLE keysmith_private.key DROP COLUMN regenerated CASCADE",

@@ -313,7 +313,7 @@ def test_altered_codes_replace_all_that_were_there(db, key):
 
 BAD_OPTIONS = {
     "codes": [
-        [], "x", 5, {"ok": "fine"}, {"OK": "x"}, {"revoked": "x"}, {"": "x"},
+        [], "x", 5, {"ok": "fine"}, {"OK": "x"}, {"owner_gone": "x"}, {"": "x"},
         *({"invalid_api_key": value} for value in [
             5, ["x"], "", "x" * 101, "a\nb", {"status": 200}, {"status": 399}, {"status": 600},
             {"status": -1}, {"status": "401"}, {"status": 1e99}, {"status": 401.5}, {"text": "x"},

@@ -93,6 +93,22 @@ case("define_role", lambda db, there: db.call("define_role", "default", "r", ["a
 case("define_role", lambda db, there: db.call("define_role", "default", "r", ["a"]),
      lambda db, there, did: db.rows("SELECT role, scopes FROM keysmith_private.role") == [("r", ["a"])],
      meanwhile=lambda db, there: db.call("define_role", "default", "r", ["b"]))
+case("remove_scope", lambda db, there: db.call("remove_scope", "default", "a"),
+     lambda db, there, did: None, refused="KS409",
+     before=lambda db: db.call("define_scope", "default", "a"),
+     meanwhile=lambda db, there: db.mint(scopes=["a"]))
+case("remove_scope", lambda db, there: db.call("remove_scope", "default", "a", True),
+     lambda db, there, did: db.rows("SELECT scopes FROM keysmith.roles") == [([],)],
+     before=lambda db: db.call("define_scope", "default", "a"),
+     meanwhile=lambda db, there: db.call("define_role", "default", "r", ["a"]))
+case("remove_role", lambda db, there: db.call("remove_role", "default", "r"),
+     lambda db, there, did: None, refused="KS409",
+     before=lambda db: db.call("define_role", "default", "r", ["a"]),
+     meanwhile=lambda db, there: db.mint(role="r"))
+case("remove_role", lambda db, there: db.call("remove_role", "default", "r", True),
+     lambda db, there, did: db.rows("SELECT status, role FROM keysmith.keys") == [("revoked", None)],
+     before=lambda db: db.call("define_role", "default", "r", ["a"]),
+     meanwhile=lambda db, there: db.mint(role="r"))
 case("define_route", lambda db, there: db.rows("SELECT keysmith.define_route('default', 'GET', '/{a}', 'x')"),
      lambda db, there, did: None, refused="KS409",
      meanwhile=lambda db, there: db.rows("SELECT keysmith.define_route('default', 'GET', '/{b}', 'y')"))
@@ -221,6 +237,14 @@ case("alter_key", on_key("alter_key", Jsonb({"label": "x"})), lambda db, there, 
      before=key(), meanwhile=on_key("revoke"))
 case("alter_key", on_key("alter_key", Jsonb({"expires_at": None})), lambda db, there, did: None, refused="KS400",
      before=key(), meanwhile=on_key("rotate", "1 hour"))
+case("add_scopes", on_key("add_scopes", ["b"]),
+     lambda db, there, did: listed(db, there, "scopes") == ["a", "b"],
+     before=key(), meanwhile=narrowed)
+case("remove_scopes", on_key("remove_scopes", ["b"]),
+     lambda db, there, did: listed(db, there, "scopes") == ["a"],
+     before=key(scopes=["a", "b"]), meanwhile=narrowed)
+case("remove_scopes", on_key("remove_scopes", ["b"]), lambda db, there, did: None, refused="KS404",
+     before=key(scopes=["a", "b"]), meanwhile=on_key("revoke"))
 case("rotate", lambda db, there: db.one("rotate", there.key_id),
      lambda db, there, did: live(db, there, did) == [did] and listed(db, did, "scopes") == ["a"]
      and listed(db, did, "expires_at").year == 2040,

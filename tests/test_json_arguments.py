@@ -35,6 +35,12 @@ CREDITS = [
     ({"refill": 0}, ".refill", "must be 1 or more, not 0"), ({"refill": "x"}, ".refill", "must be an integer or null"),
     ({"every": "hour"}, ".every", "must be one of: day, month"), ({"every": 1}, ".every", "must be a string or null"),
 ]
+REFILL = [
+    ("x", "", "must be an object such as"), ([5, "day"], "", "must be an object such as"),
+    ({"amount": 1, "every": "day", "more": 1}, "", 'has an unknown field "more"'),
+    ({"amount": 0, "every": "day"}, ".amount", "must be 1 or more, not 0"),
+    ({"amount": 1, "every": "hour"}, ".every", "must be one of: day, month"),
+]
 # The options of a keyspace that are jsonb by themselves.
 OPTIONS = {
     "prefixes": [
@@ -173,6 +179,8 @@ ARGUMENTS = [
     ("create_tenant", {"name": "other"}, "credits", CREDITS),
     ("mint", {"tenant": "acme"}, "limits", LIMITS),
     ("import_key", {"tenant": "acme", "digest": b"x" * 32}, "limits", LIMITS),
+    ("import_key", {"tenant": "acme", "digest": b"x" * 32}, "refill", REFILL),
+    ("mint", {"tenant": "acme"}, "refill", REFILL),
     ("define_route", {"keyspace": "default", "method": "GET", "pattern": "/x", "scopes": ["a"]}, "limits", LIMITS),
     ("define_endpoint", ENDPOINT, "request", MAPPINGS),
     ("define_endpoint", ENDPOINT, "response", TEMPLATES),
@@ -273,7 +281,7 @@ def test_a_null_sets_the_default(db):
     db.call("alter_keyspace", "altered", Jsonb(chosen))
     assert rows("made") == rows("altered")
     assert all(rows("made")[0][column] != value for column, value in usual[0].items()
-               if column not in ("generation", "has_imports", "has_bar_imports"))
+               if column not in ("generation", "has_imports", "has_bar_imports", "has_last_part_imports", "has_sha512_imports"))
     for name in chosen:
         db.call("alter_keyspace", "altered", Jsonb({name: None}))
     assert rows("altered") == usual

@@ -6,9 +6,11 @@ import random
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from psycopg.types.json import Jsonb
 
 HOOK = Path(__file__).resolve().parent.parent / "examples/pre-commit/keysmith-pre-commit"
@@ -54,10 +56,38 @@ def test_every_minted_key_is_matched_by_its_keyspaces_pattern_alone(db, keyspace
 def test_what_patterns_there_are(db, keyspaces):
     _, patterns = keyspaces
     (row,) = db.call("scanner_patterns", "studio")
-    assert row == ("studio", "keysmith-studio", patterns["studio"])
+    assert row == ("studio", "keysmith-studio", patterns["studio"], patterns["studio"])
     # Publishable keys are not secret.
     assert "pub_" not in row.regex
     assert "does not exist" in db.refused("KS404", "scanner_patterns", "none")
+
+
+def gitleaks(rule):
+    (rule,) = tomllib.loads(rule)["rules"]
+    return rule["id"], rule["regex"], rule["secretGroup"], rule["keywords"]
+
+
+def trufflehog(rule):
+    (rule,) = yaml.safe_load(rule)
+    return rule["name"], rule["regex"]["key"], 1, rule["keywords"]
+
+
+@pytest.mark.parametrize("read", [gitleaks, trufflehog])
+def test_the_rules_of_scanners_find_keys_and_nothing_like_them(db, keyspaces, read):
+    """Scanners look at a file only if it has a keyword; then they report the group."""
+    keys, patterns = keyspaces
+    for row in db.call("scanner_patterns", format=read.__name__):
+        name, regex, group, keywords = read(row.rule)
+        assert (name, regex) == (row.name, row.regex) and regex == patterns[row.keyspace]
+        for key in keys[row.keyspace]:
+            text = f"curl -H 'Authorization: Bearer {key}' https://example.com"
+            assert re.search(regex, text)[group] == key and any(keyword in text.lower() for keyword in keywords)
+            for near in (key[:-1], key + "x", key.replace("_", "-", 1), key[:20] + "." + key[21:], key.upper()):
+                assert not re.search(regex, near)
+        others = [key for keyspace, others in keys.items() if keyspace != row.keyspace for key in others]
+        assert not any(re.search(regex, key) for key in others)
+    for bad in ("grep", "", None):
+        assert "format" in db.refused("KS400", "scanner_patterns", format=bad)
 
 
 def test_the_default_keyspace_has_one_before_its_first_key(db):

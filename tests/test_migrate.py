@@ -288,6 +288,58 @@ def test_whole_keys_are_looked_for_in_a_keyspace_of_barred_ones(db):
     assert db.reason(minted[:-1]) == "not_found"
 
 
+# Made by the npm package prefixed-api-key 1.1.1, which stores longTokenHash.
+PREFIXED = {
+    "mycompany_cUDua7gH_B67d8ikkwizThhY4D5A6gnXV": "dbb9bf50ce4f8968e09de7009e69b820c6d5aa2af97ad97918256c21d893db32",
+    "my_company_VHXaBEya_GfLvVa7pEqbJgMiMXCgyqkAn": "293928dfa97d39398f6029434500a62c407e8fb8e4fbe1f986d9f9f3bcbe2263",
+}
+# Made by the Python package djangorestframework-api-key 3.1.0, which stores hashed_key.
+DJANGO = {
+    "Jo0rVeYm.BZmPfMG6URZIvRzFJY41oplZ2wTb8kCG":
+        "sha512$$53915922fb0bb425ea1d8d914a2c313494fd87d4a8aa950c002d221ad675e4a9"
+        "0753730224becd4875ce9239494d16cdbe38f340f88c9b6f53ea878a94fd5636",
+}
+
+
+@pytest.mark.parametrize("given, algorithm", [(PREFIXED, "sha256-last-part"), (DJANGO, "sha512")])
+def test_keys_that_packages_made(db, given, algorithm):
+    db.tenant()
+    db.call("create_keyspace", "elsewhere")
+    minted = db.mint().api_key
+    keys = {}
+    for key, stored in given.items():
+        digest = bytes.fromhex(stored.removeprefix("sha512$$"))
+        keys[key] = db.one("import_key", "acme", digest, algorithm=algorithm).key_id
+        assert "digest" in db.refused("KS400", "import_key", "acme", digest[:-1], algorithm=algorithm)
+        db.refused("KS409", "import_key", "acme", digest, algorithm=algorithm)
+    for key, key_id in keys.items():
+        # The second time it is in the directory.
+        for _ in range(2):
+            assert db.verify(key).key_id == key_id
+        assert db.one("authenticate", Jsonb({"authorization": f"Bearer {key}"}), "GET", "/").ok
+        assert [row.outcome for row in db.call("explain_verify", key) if row.rule == "found"] == ["pass"]
+        for near in (key[:-1], key + "x", key.swapcase()):
+            assert db.reason(near) == "not_found"
+        assert not db.verify(key, keyspace="elsewhere").ok
+    assert db.verify(minted).ok and db.reason(minted[:-1]) == "not_found"
+    for key in keys:
+        assert db.call("report_leak", key, "a public repository")[0][0] == keys[key]
+        assert db.reason(key) == "revoked"
+
+
+def test_the_first_key_of_a_part_is_an_administrators(db, sees_only):
+    db.tenant()
+    with sees_only("acme"):
+        db.refused("KS403", "import_key", "acme", sha("secret"), algorithm="sha256-last-part")
+    db.call("import_key", "acme", sha("secret"), algorithm="sha256-last-part")
+    with sees_only("acme"):
+        db.call("import_key", "acme", sha("other"), algorithm="sha256-last-part")
+    for key in ("a_secret", "a.b_secret", "a_b.secret", "secret", "x_other"):
+        assert db.verify(key).ok, key
+    for key in ("secret_", "secret_a", "a-secret", "_", "."):
+        assert not db.verify(key).ok, key
+
+
 def test_many_imports_tell_how_far_they_are(db):
     db.tenant()
     notices = []

@@ -27,6 +27,7 @@ CALLS = {
     "audit_verify": NOTHING,
     "authenticate": {"headers": "HEADERS", "method": "GET", "path": "/open"},
     "authenticate_json": {"headers": "HEADERS", "method": "GET", "path": "/open"},
+    "add_scopes": {"key_id": "KEY_ID", "scopes": ["a"]},
     "blast_radius": {"key_id": "KEY_ID"},
     "client_ip": {"headers": FORWARDED, "peer": "10.0.0.1", "trusted_proxies": ["10.0.0.0/8"]},
     "create_keyspace": {"name": "other"},
@@ -61,9 +62,12 @@ CALLS = {
     "regenerate": {"tenant": "acme"},
     "release": {"relation": "isolated"},
     "remove_endpoint": {"keyspace": "default", "method": "GET", "pattern": "/me"},
+    "remove_role": {"keyspace": "default", "role": "unused"},
+    "remove_scope": {"keyspace": "default", "scope": "unused"},
     "remove_member": {"tenant": "acme", "member": "ann"},
     "remove_route": {"keyspace": "default", "method": "GET", "pattern": "/open"},
     "rename_tenant": {"tenant": "acme", "new_name": "new"},
+    "remove_scopes": {"key_id": "KEY_ID", "scopes": ["a"]},
     "replay_revocations": {"revocations": Jsonb([])},
     "report_leak": {"api_key": "KEY", "source": "x"},
     "resume_tenant": {"tenant": "acme"},
@@ -140,7 +144,10 @@ def prepared(db):
     db.call("isolate", "isolated", "tenant_id")
     for function, *arguments in [("protect", "body"), ("seal_rows",), ("track",)]:
         db.call(function, "tried", *arguments)
-    return db.mint(scopes=["a"])
+    for scope in ("a", "b", "unused"):
+        db.call("define_scope", "default", scope)
+    db.call("define_role", "default", "unused", [])
+    return db.mint(scopes=["a", "b"])
 
 
 @pytest.fixture

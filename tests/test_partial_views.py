@@ -9,7 +9,7 @@ from conftest import session
 
 # Views that issuers may read.
 VIEWS = ["keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys", "top_refusals", "touches",
-         "tenants", "expiring_soon", "stale_keys", "recent_refusals"]
+         "tenants", "members", "expiring_soon", "stale_keys", "recent_refusals"]
 # Views that auditors read for one tenant when they act for its key.
 ALL_VIEWS = VIEWS + ["audit", "overprivileged_keys"]
 

@@ -207,7 +207,7 @@ def test_settings_of_ours_cannot_be_invented(db):
 @pytest.mark.parametrize("change", [
     "ALTER TABLE keysmith_private.key RENAME label TO lable",
     "ALTER TABLE keysmith_private.tenant ADD more text",
-    "ALTER TABLE keysmith_private.member DROP member",
+    "ALTER TABLE keysmith_private.plan_feature DROP plans",
     "DROP INDEX keysmith_private.key_of_tenant",
 ])
 def test_a_library_that_does_not_fit_the_tables_reads_none(db, change):

@@ -33,6 +33,10 @@ REDUCING = {
     "rotate": ("SELECT keysmith.rotate(%s)", "rotate"),
     "regenerate": ("SELECT keysmith.regenerate('many')",),
     "alter_key": ("SELECT keysmith.alter_key(%s, '{\"scopes\": [\"a\"]}')", "alter_key"),
+    "add_scopes": ("SELECT keysmith.add_scopes(%s, '{a}')", "add_scopes"),
+    "remove_scopes": ("SELECT keysmith.remove_scopes(%s, '{a}')", "remove_scopes"),
+    "remove_scope": ("SELECT keysmith.remove_scope('default', 'old')",),
+    "remove_role": ("SELECT keysmith.remove_role('default', 'old')",),
     "suspend_tenant": ("SELECT keysmith.suspend_tenant('other')",),
     "alter_tenant": ("SELECT keysmith.alter_tenant('acme', '{\"plan\": \"free\"}')",),
     "erase_tenant": ("SELECT keysmith.erase_tenant(tenant) FROM keysmith.tenants WHERE 'erased' IN (tenant, suspended_reason)",),
@@ -67,6 +71,8 @@ def server():
         db.call("suspend_tenant", "suspended")
         db.call("define_scope", "default", "a")
         db.call("define_role", "default", "reader", ["a"])
+        db.call("define_role", "default", "old", ["a"])
+        db.call("define_scope", "default", "old")
         db.call("define_route", "default", "GET", "/old", ["a"])
         db.call("define_endpoint", "default", "GET", "/old", "whoami")
         db.call("set_member", "acme", "bob", "reader")
@@ -144,6 +150,10 @@ def test_an_act_that_reduces_rights_waits(server, name, setting):
     if name == "remove_member":
         with server.connect() as connection:
             runs_through(server, connection, "SELECT keysmith.set_member('acme', 'bob', 'reader')")
+    elif name in ("remove_scope", "remove_role"):
+        with server.connect() as connection:
+            runs_through(server, connection, "SELECT keysmith.define_scope('default', 'old')")
+            runs_through(server, connection, "SELECT keysmith.define_role('default', 'old', '{}')")
     elif name == "remove_route":
         with server.connect() as connection:
             runs_through(server, connection, "SELECT keysmith.define_route('default', 'GET', '/old', '{a}')")

@@ -83,6 +83,10 @@ impl<'a> Cell<'a> {
         Cell::new(pg_sys::BYTEAOID, Some(Content::Bytes(value)))
     }
 
+    pub fn bytes_or_null(value: Option<&'a [u8]>) -> Cell<'a> {
+        Cell::new(pg_sys::BYTEAOID, value.map(Content::Bytes))
+    }
+
     pub fn integer(value: Option<i32>) -> Cell<'a> {
         Cell::plain(pg_sys::INT4OID, value)
     }

@@ -108,9 +108,9 @@ struct Asked<'a> {
 
 fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
     let policy = asked.policy;
-    let digest = presented.sought(policy).map(|sought| sought.digest());
+    let sought = presented.sought(policy);
     let refused =
-        |reasons: &[Reason]| digest.as_ref().err().copied().filter(|r| reasons.contains(r));
+        |reasons: &[Reason]| sought.as_ref().err().copied().filter(|r| reasons.contains(r));
     let absent = refused(&[Reason::Missing, Reason::MalformedHeader]);
     let mut steps = vec![
         Step {
@@ -125,7 +125,7 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
                 (None, Some(reason)) => StepResult::Refuse(reason),
                 (None, None) => StepResult::Pass,
             },
-            saw: match (absent, &digest) {
+            saw: match (absent, &sought) {
                 (Some(_), _) => String::new(),
                 (None, Ok(_)) if policy.has_imports => "any format, as keys were imported".into(),
                 (None, Ok(_)) => "well-formed".into(),
@@ -133,8 +133,8 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
             },
         },
     ];
-    let looked_up = digest.map(|digest| {
-        let rows = asked.reader.find_by_digest(&digest, asked.keyspace)?;
+    let looked_up = sought.map(|sought| {
+        let rows = asked.reader.find_sought(sought, asked.keyspace)?;
         let own = rows.scopes();
         let held = policy.held(&own, rows.roles());
         let allowlist = rows.allowlist();

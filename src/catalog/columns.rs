@@ -25,8 +25,9 @@ columns! {
         schemes: Texts, unlisted_routes: Text, managed_by: Text, display_id: Text,
         display_prefix: Text, display_snippet: Text, has_imports: Boolean, generation: Smallint,
         created_at: Timestamp, limits: Text, charges: Texts, usage_log: Text, usage_details: Boolean,
-        has_bar_imports: Boolean, error_body: Text, default_lifetime: Interval,
-        max_lifetime: Interval, require_label: Boolean, unique_labels: Boolean,
+        has_bar_imports: Boolean, has_last_part_imports: Boolean, has_sha512_imports: Boolean,
+        error_body: Text, default_lifetime: Interval, max_lifetime: Interval, require_label: Boolean,
+        unique_labels: Boolean,
     }
     keyspace_prefix { keyspace: Text, kind: Text, environment: Text, prefix: Text }
     answer { keyspace: Text, answer: Text, status: Integer, code: Text, message: Text }
@@ -54,6 +55,7 @@ columns! {
         label: Text, key_prefix: Text, key_snippet: Text, created_by: Text, revoked_reason: Text,
         rotated_to: Uuid, display_id: Text, regenerated: Boolean, imported: Boolean, origin: Uuid,
         limits: Text, shared_limits: Text, purse: Uuid,
+        idempotency_digest: Bytea, arguments_digest: Bytea,
     }
     credit {
         credit_id: Uuid, key_id: Uuid, tenant_id: Uuid, balance: Bigint, refill: Bigint,

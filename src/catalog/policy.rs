@@ -5,14 +5,15 @@ use super::tables::{Table, Tables};
 use crate::pepper;
 use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::http::operation::Operation;
-use keysmith_core::key::{display, foreign};
+use keysmith_core::key::display;
+use keysmith_core::key::foreign::Hashings;
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::Schemes;
 use keysmith_core::policy::implications::{Direct, Implications};
 use keysmith_core::policy::parameter;
 use keysmith_core::policy::route::{self, Match, Path, Routes};
 use keysmith_core::policy::scope::{GrantList, HeldScopes};
-use keysmith_core::policy::verdict::Answer;
+use keysmith_core::policy::verdict::{Answer, Reason};
 use pg::column::{Column, Text};
 use pg::error::Result;
 use pg::scan::{Row, ScanKey, Snapshot, Varlena, Version, transactions_ended};
@@ -71,8 +72,8 @@ pub struct Policy {
     pub display_prefix: String,
     pub display_snippet: String,
     pub has_imports: bool,
-    /// Whether the keyspace may have imported keys for which only the part after a `|` was hashed.
-    pub has_bar_imports: bool,
+    /// How imported keys of the keyspace may have been hashed.
+    pub hashings: Hashings,
     /// The generation of the newest pepper that a key was stored with.
     pub generation: i16,
     /// Rate limits for all keys of an environment together, in their stored form.
@@ -95,6 +96,8 @@ pub struct Policy {
     routes: Routes<Route>,
     endpoints: Routes<Endpoint>,
     answers: [Option<Wording>; Answer::ALL.len()],
+    /// The answer of each reason.
+    answer_of: [Answer; Reason::ALL.len()],
     /// Features that only some plans have, with those plans.
     plan_features: HashMap<Bytes, Vec<Bytes>>,
 }
@@ -163,6 +166,12 @@ pub struct Wording {
     pub message: Option<Bytes>,
 }
 
+impl Wording {
+    fn says_something(&self) -> bool {
+        self.status.is_some() || self.code.is_some() || self.message.is_some()
+    }
+}
+
 impl Policy {
     /// Reads a policy under a snapshot.
     pub fn load(tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) -> Result<Policy> {
@@ -183,7 +192,7 @@ impl Policy {
             display_prefix: display::DEFAULT_PREFIX.into(),
             display_snippet: display::DEFAULT_SNIPPET.into(),
             has_imports: false,
-            has_bar_imports: false,
+            hashings: Hashings::default(),
             generation: 0,
             limits: None,
             charges: vec![b"live".as_slice().into()],
@@ -201,6 +210,7 @@ impl Policy {
             routes: Routes::default(),
             endpoints: Routes::default(),
             answers: [const { None }; Answer::ALL.len()],
+            answer_of: Reason::ALL.map(Reason::answer),
             plan_features: HashMap::new(),
         };
         each_row(tables.keyspace, snapshot, keyspace, |row| {
@@ -227,7 +237,11 @@ impl Policy {
             policy.display_prefix = row.text(column::display_prefix).unwrap_or_default();
             policy.display_snippet = row.text(column::display_snippet).unwrap_or_default();
             policy.has_imports = row.boolean(column::has_imports);
-            policy.has_bar_imports = row.boolean(column::has_bar_imports);
+            policy.hashings = Hashings {
+                behind_bar: row.boolean(column::has_bar_imports),
+                last_part: row.boolean(column::has_last_part_imports),
+                sha512: row.boolean(column::has_sha512_imports),
+            };
             policy.generation = row.smallint(column::generation).unwrap_or_default();
             policy.limits = row.bytes(column::limits).map(Bytes::from);
             policy.charges = texts(row.array(column::charges));
@@ -409,6 +423,13 @@ impl Policy {
                 });
             }
         });
+        for reason in Reason::ALL {
+            if let Some(own) = reason.own_answer()
+                && self.answers[own as usize].as_ref().is_some_and(Wording::says_something)
+            {
+                self.answer_of[reason as usize] = own;
+            }
+        }
     }
 
     fn load_plan_features(&mut self, tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) {
@@ -445,10 +466,21 @@ impl Policy {
         self.routes.variants(method, path)
     }
 
-    /// The part of a key that is hashed.
+    /// The answer for a reason. Some reasons have an answer of their own where the keyspace has words
+    /// for it.
     #[inline]
-    pub fn hashed_part<'key>(&self, key: &'key [u8]) -> &'key [u8] {
-        if self.has_bar_imports { foreign::behind_bar(key) } else { key }
+    pub fn answer(&self, reason: Reason) -> Answer {
+        self.answer_of[reason as usize]
+    }
+
+    /// All answers that the keyspace may give.
+    pub fn given_answers(&self) -> impl Iterator<Item = Answer> {
+        let is_unused = |answer| {
+            Reason::ALL
+                .iter()
+                .any(|reason| reason.own_answer() == Some(answer) && self.answer(*reason) != answer)
+        };
+        Answer::ALL.into_iter().filter(move |answer| !is_unused(*answer))
     }
 
     /// The keyspace's wording of an answer, if it has one.

@@ -12,6 +12,7 @@ use crate::verdict::Holder;
 use columns::{key, member, tenant};
 use keysmith_core::directory::{KeyEntry, Place, Places};
 use keysmith_core::key::digest::KeyDigest;
+use keysmith_core::key::foreign::Hashings;
 use keysmith_core::policy::allowlist::Allowlist;
 use keysmith_core::policy::lifetime::Life;
 use keysmith_core::policy::rules::{Found, Instant, Kind};
@@ -117,7 +118,7 @@ impl<'a> Reader<'a> {
             return Ok(rows);
         }
         self.is_miss.set(known.is_some());
-        let rows = self.find_by_digest(&sought.digest(), keyspace)?;
+        let rows = self.find_sought(sought, keyspace)?;
         if let Some(known) = &known {
             rows.note(known);
         }
@@ -130,8 +131,40 @@ impl<'a> Reader<'a> {
         self.is_miss.take()
     }
 
+    /// Finds the rows of a key that may be stored by one of several digests.
+    #[cold]
+    fn find_by_any(
+        &self,
+        key: &[u8],
+        hashings: Hashings,
+        keyspace: &[u8],
+    ) -> std::result::Result<KeyRows<'_>, Reason> {
+        let mut reason = Reason::NotFound;
+        for digest in hashings.digests(key) {
+            match self.find_by_digest(&digest, keyspace) {
+                Ok(rows) => return Ok(rows),
+                Err(Reason::WrongKeyspace) => reason = Reason::WrongKeyspace,
+                Err(_) => {}
+            }
+        }
+        Err(reason)
+    }
+
+    /// Finds the rows of a key, in every way in which it may be stored, without the directory.
+    #[inline]
+    pub fn find_sought(
+        &self,
+        sought: Sought,
+        keyspace: &[u8],
+    ) -> std::result::Result<KeyRows<'_>, Reason> {
+        match sought {
+            Sought::Imported(key, hashings) => self.find_by_any(key, hashings, keyspace),
+            _ => self.find_by_digest(&sought.digest(), keyspace),
+        }
+    }
+
     /// Finds the rows of a key by the index on digests.
-    pub fn find_by_digest(
+    fn find_by_digest(
         &self,
         digest: &KeyDigest,
         keyspace: &[u8],

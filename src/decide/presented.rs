@@ -3,6 +3,7 @@
 use crate::catalog::directory::{self, Form, Known};
 use crate::catalog::policy::Policy;
 use keysmith_core::key::digest::KeyDigest;
+use keysmith_core::key::foreign::Hashings;
 use keysmith_core::key::format;
 use keysmith_core::policy::verdict::Reason;
 
@@ -30,7 +31,10 @@ impl<'a> Presented<'a> {
             Presented::Key(key) if !policy.has_imports && !format::is_well_formed(key) => {
                 Err(Reason::MalformedKey)
             }
-            Presented::Key(key) => Ok(Sought::Key(policy.hashed_part(key))),
+            Presented::Key(key) if policy.hashings.are_several() => {
+                Ok(Sought::Imported(key, policy.hashings))
+            }
+            Presented::Key(key) => Ok(Sought::Key(policy.hashings.first_part(key))),
             Presented::Digest(digest) => Ok(Sought::Digest(digest)),
         }
     }
@@ -41,13 +45,15 @@ impl<'a> Presented<'a> {
 pub enum Sought<'a> {
     /// The text that is hashed.
     Key(&'a [u8]),
+    /// A key that may be stored by one of several digests.
+    Imported(&'a [u8], Hashings),
     Digest(KeyDigest),
 }
 
 impl Sought<'_> {
     pub fn digest(&self) -> KeyDigest {
         match self {
-            Sought::Key(key) => KeyDigest::of(key),
+            Sought::Key(key) | Sought::Imported(key, _) => KeyDigest::of(key),
             Sought::Digest(digest) => *digest,
         }
     }
@@ -56,7 +62,9 @@ impl Sought<'_> {
     #[inline]
     pub fn known(&self, keyspace: &[u8]) -> Option<Known> {
         match self {
-            Sought::Key(key) => directory::look_up(keyspace, Form::Key, key),
+            Sought::Key(key) | Sought::Imported(key, _) => {
+                directory::look_up(keyspace, Form::Key, key)
+            }
             Sought::Digest(digest) => directory::look_up(keyspace, Form::Digest, &digest.0),
         }
     }

@@ -6,8 +6,9 @@ use super::keyspace::policy;
 use super::level::{Functions, Level, functions};
 use super::tenant::Tenant;
 use super::{
-    act_as, add_credits, alter, audit_proof, catalogue, doctor, endpoint, erase, keyspace,
-    lifecycle, listing, metrics, mint, revocations, scanner, status, tenant, usage,
+    act_as, add_credits, alter, audit_proof, catalogue, doctor, endpoint, erase, key_scopes,
+    keyspace, lifecycle, listing, metrics, mint, removal, revocations, scanner, status, tenant,
+    usage,
 };
 use crate::audit::{Act, EVERYWHERE, Subject};
 use crate::catalog::Catalog;
@@ -26,7 +27,7 @@ functions! {
 }
 
 /// The functions that check what they need. Each level that allows it has EXECUTE on them.
-const CHECKED: [Functions; 19] = [
+const CHECKED: [Functions; 21] = [
     FUNCTIONS,
     act_as::FUNCTIONS,
     add_credits::FUNCTIONS,
@@ -36,11 +37,13 @@ const CHECKED: [Functions; 19] = [
     doctor::FUNCTIONS,
     endpoint::FUNCTIONS,
     erase::FUNCTIONS,
+    key_scopes::FUNCTIONS,
     keyspace::FUNCTIONS,
     lifecycle::FUNCTIONS,
     listing::FUNCTIONS,
     metrics::FUNCTIONS,
     mint::FUNCTIONS,
+    removal::FUNCTIONS,
     revocations::FUNCTIONS,
     scanner::FUNCTIONS,
     status::FUNCTIONS,
@@ -134,12 +137,15 @@ const OF_TENANTS: &[&str] = &[
     "top_refusals",
     "touches",
     "tenants",
+    "members",
     "expiring_soon",
     "stale_keys",
     "recent_refusals",
 ];
 
 const OF_ALL: &[&str] = &[
+    "scopes",
+    "roles",
     "routes",
     "endpoints",
     "audit",

@@ -32,6 +32,14 @@ fn is_period(text: &str) -> bool {
     Every::parse(text.as_bytes()).is_some()
 }
 
+/// The refills of the credits of a new key.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = r#"an object such as {"amount": 50, "every": "month"}"#)]
+pub struct Refill {
+    pub amount: Within<1, { i64::MAX }>,
+    pub every: Period,
+}
+
 const EXPECTED: &str =
     r#"a whole number, or an object such as {"balance": 100, "refill": 50, "every": "month"}"#;
 

@@ -1,8 +1,10 @@
 //! The draft of a new key: its properties before it is stored.
 
 use super::authority::Caller;
-use super::credits;
+use super::credits::{self, Refill};
 use super::delegation;
+use super::idempotency::Idempotency;
+use super::json;
 use super::key;
 use super::limits;
 use super::metadata;
@@ -14,6 +16,7 @@ use pg::clock;
 use pg::error::{Error, Result};
 use pg::jsonb::Jsonb;
 use pg::text::lossy;
+use serde_json::{Value, json};
 
 /// The properties of a new key.
 #[derive(Default)]
@@ -35,12 +38,16 @@ pub struct Draft<'a> {
     /// In their stored form.
     pub limits: Option<String>,
     pub credits: Option<i64>,
+    pub refill: Option<Refill>,
+    pub disabled: bool,
+    pub idempotency: Idempotency,
 }
 
 impl<'a> Draft<'a> {
-    /// Reads the tenant, which comes first, and the arguments from the label on.
-    pub fn read(call: &'a Call, label: usize) -> Result<Draft<'a>> {
-        Ok(Draft {
+    /// Reads the tenant, which comes first, the arguments from the label on, and the last ones from
+    /// the refill on. `more` are the others.
+    pub fn read(call: &'a Call, label: usize, refill: usize, more: Value) -> Result<Draft<'a>> {
+        let mut draft = Draft {
             tenant: call.required_text(0, "tenant")?,
             label: call.text(label, "label")?,
             environment: call.text(label + 1, "environment")?,
@@ -55,7 +62,32 @@ impl<'a> Draft<'a> {
             credits: credits(call, label + 9)?,
             metadata: metadata::argument(call, label + 10)?,
             keyspace: call.required_text(label + 11, "keyspace")?,
-        })
+            refill: json::argument(call, refill, "refill")?,
+            disabled: call.boolean(refill + 1, "disabled")?,
+            idempotency: Idempotency::default(),
+        };
+        draft.idempotency = Idempotency::read(call, refill + 2, || draft.arguments(more))?;
+        Ok(draft)
+    }
+
+    /// What a repeated call must give again.
+    fn arguments(&self, more: Value) -> Value {
+        json!([
+            self.label,
+            self.environment,
+            self.kind,
+            self.scopes,
+            self.role,
+            self.owner,
+            self.allowlist,
+            self.expires_at,
+            self.metadata.and_then(|metadata| metadata.text()),
+            self.limits,
+            self.credits,
+            self.refill.as_ref().map(|refill| (refill.amount.0, &refill.every.0)),
+            self.disabled,
+            more,
+        ])
     }
 
     /// Checks what needs the keyspace and the tenant, and fills in defaults.

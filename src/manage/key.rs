@@ -122,14 +122,19 @@ pub fn check_line(name: &str, text: Option<&str>, most: usize) -> Result<()> {
 }
 
 pub fn check_role(policy: &Policy, role: Option<&str>, keyspace: &str) -> Result<()> {
-    match role {
-        Some(role) if !policy.has_role(text::to_server(role).as_bytes()) => {
-            let shown: String = role.chars().take(200).collect();
-            Err(Error::not_found(format!("role {shown:?} does not exist in keyspace {keyspace:?}"))
-                .hint("Define it with keysmith.define_role."))
-        }
-        _ => Ok(()),
+    let Some(role) = role else { return Ok(()) };
+    // It stays until this transaction ends, unless it was removed meanwhile.
+    if policy.has_role(text::to_server(role).as_bytes())
+        && spi::execute(
+            "SELECT FROM keysmith_private.role WHERE keyspace = $1 AND role = $2 FOR KEY SHARE",
+            &[Param::text(keyspace), Param::text(role)],
+        )? > 0
+    {
+        return Ok(());
     }
+    let shown: String = role.chars().take(200).collect();
+    Err(Error::not_found(format!("role {shown:?} does not exist in keyspace {keyspace:?}"))
+        .hint("Define it with keysmith.define_role."))
 }
 
 /// Raises a notice for a key whose scopes and roles have no scope in common: it can do nothing.

@@ -15,6 +15,7 @@ use crate::audit::{Act, Subject};
 use crate::catalog::policy::Policy;
 use crate::pepper;
 use keysmith_core::key::digest::KeyDigest;
+use keysmith_core::key::foreign::Hashings;
 use keysmith_core::key::{MAX_KEY_LEN, foreign};
 use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
 use pg::composite::Copied;
@@ -283,8 +284,9 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
     };
     let source = call.required_text(1, "source")?;
     key::check_length("source", Some(&source), 500)?;
-    // A key may be stored by a hash of only its part behind a |.
-    let mut digests = vec![KeyDigest::of(key)];
+    // A key may be stored by a hash of only a part of it, or by another hash.
+    let whole = Hashings { behind_bar: false, ..Hashings::ALL };
+    let mut digests: Vec<KeyDigest> = whole.digests(key).collect();
     if foreign::behind_bar(key) != key {
         digests.push(KeyDigest::of(foreign::behind_bar(key)));
     }

@@ -6,6 +6,7 @@ use crate::audit::{Act, Subject};
 use pg::clock;
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param, ResultRow, saved};
+use pg::text::lossy;
 
 /// A key that an act is about. Its row is locked until the transaction ends.
 pub struct LockedKey {
@@ -25,6 +26,7 @@ pub struct LockedKey {
     latest: Option<i64>,
     disabled: bool,
     pub rotated_to: Option<[u8; 16]>,
+    pub scopes: Vec<String>,
 }
 
 impl LockedKey {
@@ -46,7 +48,8 @@ impl LockedKey {
                              WHERE t.tenant_id = key.tenant_id),
                             (SELECT max_lifetime FROM keysmith_private.keyspace s
                              WHERE s.keyspace = key.keyspace)),
-                        label
+                        label,
+                        scopes
                  FROM keysmith_private.key
                  WHERE key_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR tenant_id = ANY ($2))
                    AND ($3 IS NULL OR environment = $3)
@@ -73,6 +76,7 @@ impl LockedKey {
             latest,
             disabled: row.boolean(6),
             rotated_to: row.uuid(7),
+            scopes: row.texts(12).iter().map(|scope| lossy(scope)).collect(),
         })
     }
 

@@ -17,13 +17,15 @@ use crate::audit::{Act, Subject};
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
 use crate::pepper;
-use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
+use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest, SHA512_LEN};
+use keysmith_core::key::foreign::Hashings;
 use pg::call::{Bytes, Call, must_not_be_null};
 use pg::composite::Copied;
 use pg::error::{Code, Error, Result};
 use pg::scan::{Row, ScanKey, Snapshot, Varlena, server_text};
 use pg::spi::{self, Param, saved};
 use pgrx::pg_sys::Datum;
+use serde_json::json;
 
 functions! {
     keysmith_mint => mint: Keys;
@@ -31,17 +33,23 @@ functions! {
 }
 
 fn mint(call: &Call) -> Result<Option<Datum>> {
-    let mut draft = Draft::read(call, 1)?;
+    let mut draft = Draft::read(call, 1, 13, json!("mint"))?;
     let (row, api_key) = authority::act(needs::mint, |caller| {
         let policy = policy(caller, &draft.keyspace)?;
         let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
+        if let Some(earlier) = draft.idempotency.earlier(caller, &tenant.id)? {
+            return Ok((earlier, None));
+        }
         draft.check_plan(&policy, &tenant)?;
         let environment = draft.settle(caller, &policy, &tenant)?;
-        let made = mint_for(caller, &policy, &tenant, &draft, &environment, false)?;
+        let (row, api_key) = mint_for(caller, &policy, &tenant, &draft, &environment, false)?;
         tenant.must_be_named(&draft.tenant, &draft.keyspace)?;
-        Ok(made)
+        Ok((row, Some(api_key)))
     })?;
-    key::with_api_key(&row, &api_key)
+    match api_key {
+        Some(api_key) => key::with_api_key(&row, &api_key),
+        None => Ok(Some(row.datum())),
+    }
 }
 
 /// Makes and stores a new key for a draft that `settle` has checked.
@@ -93,23 +101,28 @@ fn store(
     }
     key::check_has_label(policy, draft.label.as_deref())?;
     active_keys::check_label_is_free(policy, tenant, environment, draft.label.as_deref(), None)?;
-    if draft.credits.is_some() {
+    let refill = draft.refill.as_ref();
+    if draft.credits.is_some() || refill.is_some() {
         credits::must_administer(caller)?;
     }
+    let [of_idempotency_key, of_arguments] = draft.idempotency.params();
     let made = spi::first(
         saved!(concat!(
             "WITH made (key_id, minted) AS (
                  INSERT INTO keysmith_private.key (
                      tenant_id, expires_at, generation, digest, keyspace, environment, kind, role,
                      owner, scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by,
-                     imported, regenerated, display_id, limits, shared_limits, purse)
+                     imported, regenerated, display_id, limits, shared_limits, purse,
+                     disabled_at, idempotency_digest, arguments_digest)
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, nullif($11::cidr[], '{}'),
-                         coalesce($12, '{}'), $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+                         coalesce($12, '{}'), $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+                         CASE WHEN $26 THEN pg_catalog.clock_timestamp() END, $27, $28)
                  ON CONFLICT (digest, keyspace) DO NOTHING",
             key::returning_minted!(),
             "), given AS (
-                 INSERT INTO keysmith_private.credit (key_id, balance)
-                 SELECT key_id, $23 FROM made WHERE $23 IS NOT NULL)
+                 INSERT INTO keysmith_private.credit (key_id, balance, refill, every)
+                 SELECT key_id, coalesce($23, $24), $24, $25 FROM made
+                 WHERE $23 IS NOT NULL OR $24 IS NOT NULL)
              SELECT key_id, minted FROM made"
         )),
         &[
@@ -136,6 +149,12 @@ fn store(
             Param::text_or_null(shared_limits.as_deref()),
             Param::uuid_or_null(bounds.and_then(|bounds| bounds.purse).as_ref()),
             Param::bigint(draft.credits),
+            // The first refill is there from the start.
+            Param::bigint(refill.map(|refill| refill.amount.0)),
+            Param::text_or_null(refill.map(|refill| refill.every.0.as_str())),
+            Param::boolean(draft.disabled),
+            of_idempotency_key,
+            of_arguments,
         ],
         key::made,
     )?;
@@ -176,28 +195,46 @@ fn display(call: &Call, n: usize, name: &str) -> Result<Option<String>> {
 }
 
 fn import_key(call: &Call) -> Result<Option<Datum>> {
-    let digest = match call.bytes(1, DIGEST_LEN) {
+    let algorithm = call.required_text(2, "algorithm")?;
+    let none = Hashings::default();
+    let hashings = match algorithm.as_str() {
+        "sha256" => none,
+        "sha256-behind-bar" => Hashings { behind_bar: true, ..none },
+        "sha256-last-part" => Hashings { last_part: true, ..none },
+        "sha512" => Hashings { sha512: true, ..none },
+        _ => {
+            let rule = "must be sha256, sha256-behind-bar, sha256-last-part or sha512";
+            return Err(Error::argument("algorithm", rule));
+        }
+    };
+    let digest = match call.bytes(1, SHA512_LEN) {
         None => return Err(must_not_be_null("digest")),
+        Some(Bytes::Read(bytes)) if hashings.sha512 => {
+            bytes.try_into().ok().map(KeyDigest::of_sha512)
+        }
         Some(Bytes::Read(bytes)) => KeyDigest::from_slice(bytes),
         Some(Bytes::TooLong) => None,
     };
     let digest = digest.ok_or_else(|| {
-        Error::argument("digest", "must have 32 bytes: the SHA-256 of the whole key")
+        let rule = match hashings.sha512 {
+            true => "must have 64 bytes: the SHA-512 of the whole key",
+            false => "must have 32 bytes: the SHA-256 of the whole key",
+        };
+        Error::argument("digest", rule)
     })?;
-    let behind_bar = match call.required_text(2, "algorithm")?.as_str() {
-        "sha256" => false,
-        "sha256-behind-bar" => true,
-        _ => return Err(Error::argument("algorithm", "must be sha256 or sha256-behind-bar")),
-    };
-    let mut draft = Draft::read(call, 3)?;
     let key_prefix = display(call, 15, "key_prefix")?;
     let key_snippet = display(call, 16, "key_snippet")?;
+    let more = json!(["import_key", digest.stored(), algorithm, key_prefix, key_snippet]);
+    let mut draft = Draft::read(call, 3, 17, more)?;
     let peppers = pepper::peppers();
     let stored_already: Vec<_> = peppers.candidates(&digest).collect();
     let (generation, digest) = peppers.store(&digest);
     let row = authority::act(needs::import_key, |caller| {
         let policy = policy(caller, &draft.keyspace)?;
         let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
+        if let Some(earlier) = draft.idempotency.earlier(caller, &tenant.id)? {
+            return Ok(earlier);
+        }
         draft.check_plan(&policy, &tenant)?;
         let environment = draft.settle(caller, &policy, &tenant)?;
         // The same key stored under an older pepper has another digest.
@@ -208,19 +245,28 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
         {
             return Err(duplicate(&draft.keyspace));
         }
-        if behind_bar && !policy.has_bar_imports && !caller.administers() {
+        let is_first = hashings.behind_bar && !policy.hashings.behind_bar
+            || hashings.last_part && !policy.hashings.last_part;
+        if is_first && !caller.administers() {
             return Err(Error::new(
                 Code::NotAllowed,
-                "the first key of a keyspace that counts from its bar on must be imported by an administrator",
+                "the first key of a keyspace that is hashed in part must be imported by an administrator",
             )
-            .hint("From then on, so do all keys of the keyspace that have a bar."));
+            .hint("From then on, that part of any key of the keyspace is looked up."));
         }
-        if !policy.has_imports || behind_bar && !policy.has_bar_imports {
+        if !policy.has_imports || is_first || hashings.sha512 && !policy.hashings.sha512 {
             spi::execute(
                 "UPDATE keysmith_private.keyspace
-                 SET has_imports = true, has_bar_imports = has_bar_imports OR $2
+                 SET has_imports = true, has_bar_imports = has_bar_imports OR $2,
+                     has_last_part_imports = has_last_part_imports OR $3,
+                     has_sha512_imports = has_sha512_imports OR $4
                  WHERE keyspace = $1",
-                &[Param::text(&draft.keyspace), Param::boolean(behind_bar)],
+                &[
+                    Param::text(&draft.keyspace),
+                    Param::boolean(hashings.behind_bar),
+                    Param::boolean(hashings.last_part),
+                    Param::boolean(hashings.sha512),
+                ],
             )?;
         }
         let stored = Stored {

@@ -6,7 +6,6 @@ use crate::catalog::policy::{self, Policy, Route};
 use crate::catalog::{Catalog, access};
 use crate::manage::keyspace::check_known;
 use keysmith_core::http::openapi::{Endpoint, Entry, Needs, Service, document};
-use keysmith_core::policy::verdict::Answer;
 use pg::call::{Call, sql_functions};
 use pg::datum;
 use pg::error::Result;
@@ -28,7 +27,7 @@ fn openapi(call: &Call) -> Result<Option<Datum>> {
         title: &keyspace,
         schemes: &policy.schemes,
         error_body: &policy.error_body,
-        errors: Answer::ALL.map(|answer| worded(&policy, answer)).to_vec(),
+        errors: policy.given_answers().map(|answer| worded(&policy, answer)).collect(),
         entries: entries(&policy),
     };
     Ok(Some(datum::jsonb(&document(&service).to_string())))

@@ -5,10 +5,18 @@
 //! digest is not accepted as a key digest, and a key digest is not accepted as a key.
 
 use super::subkey::{ForKeys, Subkey, Use};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
 
 /// The length of every digest here.
 pub const DIGEST_LEN: usize = 32;
+
+/// The length of a SHA-512.
+pub const SHA512_LEN: usize = 64;
+
+/// The SHA-512 of a key.
+pub fn sha512(key: &[u8]) -> [u8; SHA512_LEN] {
+    Sha512::digest(key).into()
+}
 
 /// The SHA-256 of a whole key.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -18,6 +26,18 @@ impl KeyDigest {
     #[inline]
     pub fn of(key: &[u8]) -> Self {
         KeyDigest(Sha256::digest(key).into())
+    }
+
+    /// The key digest of a key that another system stored as its SHA-512. No text is hashed to it: the
+    /// prefix has a NUL.
+    pub fn of_sha512(sha512: &[u8; SHA512_LEN]) -> Self {
+        KeyDigest(
+            Sha256::new()
+                .chain_update(b"keysmith.sha512.v1\0")
+                .chain_update(sha512)
+                .finalize()
+                .into(),
+        )
     }
 
     /// A key digest that the caller computed.

@@ -121,6 +121,18 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// The answer to a client whose key was good once, if the keyspace has words for it.
+    pub const fn own_answer(self) -> Option<Answer> {
+        match self {
+            Reason::Revoked => Some(Answer::Revoked),
+            Reason::Expired => Some(Answer::Expired),
+            Reason::Disabled => Some(Answer::Disabled),
+            _ => None,
+        }
+    }
+}
+
 /// An answer in our own words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
@@ -134,6 +146,10 @@ pub enum Answer {
     RateLimited,
     CreditsExhausted,
     Unavailable,
+    // Answers that only keyspaces with words for them give, in place of `InvalidApiKey`.
+    Revoked,
+    Expired,
+    Disabled,
     // Errors of operations.
     InvalidRequest,
     Forbidden,
@@ -147,7 +163,7 @@ pub enum Answer {
 
 impl Answer {
     /// All answers. A keyspace may replace their codes and messages.
-    pub const ALL: [Answer; 18] = [
+    pub const ALL: [Answer; 21] = [
         Answer::Ok,
         Answer::MissingAuthorization,
         Answer::InvalidAuthorization,
@@ -158,6 +174,9 @@ impl Answer {
         Answer::RateLimited,
         Answer::CreditsExhausted,
         Answer::Unavailable,
+        Answer::Revoked,
+        Answer::Expired,
+        Answer::Disabled,
         Answer::InvalidRequest,
         Answer::Forbidden,
         Answer::NotFound,
@@ -177,9 +196,12 @@ impl Answer {
     pub const fn status(self) -> i32 {
         match self {
             Answer::Ok => 200,
-            Answer::MissingAuthorization | Answer::InvalidAuthorization | Answer::InvalidApiKey => {
-                401
-            }
+            Answer::MissingAuthorization
+            | Answer::InvalidAuthorization
+            | Answer::InvalidApiKey
+            | Answer::Revoked
+            | Answer::Expired
+            | Answer::Disabled => 401,
             Answer::IpNotAllowed
             | Answer::InsufficientKind
             | Answer::InsufficientScope
@@ -208,6 +230,9 @@ impl Answer {
             Answer::RateLimited => "rate_limited",
             Answer::CreditsExhausted => "credits_exhausted",
             Answer::Unavailable => "unavailable",
+            Answer::Revoked => "revoked",
+            Answer::Expired => "expired",
+            Answer::Disabled => "disabled",
             Answer::InvalidRequest => "invalid_request",
             Answer::Forbidden => "forbidden",
             Answer::NotFound => "not_found",
@@ -231,6 +256,9 @@ impl Answer {
             Answer::RateLimited => "Too many requests: try again later.",
             Answer::CreditsExhausted => "The credits are used up.",
             Answer::Unavailable => "API keys can't be checked here at the moment: try again.",
+            Answer::Revoked => "The API key was revoked.",
+            Answer::Expired => "The API key has expired.",
+            Answer::Disabled => "The API key is disabled.",
             Answer::InvalidRequest => "The request is not valid.",
             Answer::Forbidden => "This is not allowed.",
             Answer::NotFound => "There is no such thing.",

@@ -40,6 +40,8 @@ CREATE TABLE keysmith_private.keyspace (
                     CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
     usage_details   boolean NOT NULL DEFAULT true,
     has_bar_imports boolean NOT NULL DEFAULT false,
+    has_last_part_imports boolean NOT NULL DEFAULT false,
+    has_sha512_imports boolean NOT NULL DEFAULT false,
     error_body      text COLLATE "C" NOT NULL DEFAULT 'plain' CHECK (length(error_body) <= 10000),
     -- Lifetimes are of hours: a day in them has 24, whatever the time zone.
     default_lifetime interval CHECK (default_lifetime BETWEEN '1 second' AND '876000 hours'),
@@ -67,6 +69,8 @@ COMMENT ON COLUMN keysmith_private.keyspace.require_label IS 'Whether keys must 
 COMMENT ON COLUMN keysmith_private.keyspace.unique_labels IS 'Whether a tenant''s keys of an environment must have different labels';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
+COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
+COMMENT ON COLUMN keysmith_private.keyspace.has_sha512_imports IS 'Whether keys may be stored by their SHA-512';
 COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
@@ -217,6 +221,8 @@ CREATE TABLE keysmith_private.key (
     limits         text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     shared_limits  text COLLATE "C" CHECK (length(shared_limits) BETWEEN 1 AND 20000),
     purse          uuid,
+    idempotency_digest bytea CHECK (pg_catalog.octet_length(idempotency_digest) = 32),
+    arguments_digest   bytea CHECK (pg_catalog.octet_length(arguments_digest) = 32),
     UNIQUE (digest, keyspace),
     UNIQUE (keyspace, display_id),
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
@@ -228,6 +234,8 @@ CREATE TABLE keysmith_private.key (
 -- A backend fetches a long allowlist once, and remembers it by its TOAST pointer. So it must
 -- be stored out of line, and not be compressed into the row.
 ALTER TABLE keysmith_private.key ALTER COLUMN allowlist SET STORAGE EXTERNAL;
+CREATE UNIQUE INDEX key_of_call ON keysmith_private.key (tenant_id, idempotency_digest)
+    WHERE idempotency_digest IS NOT NULL;
 CREATE INDEX key_of_tenant ON keysmith_private.key (tenant_id, created_at);
 COMMENT ON TABLE keysmith_private.key IS 'Keys, as digests of digests; the keys themselves are not stored';
 COMMENT ON COLUMN keysmith_private.key.generation IS 'The generation of the pepper that the digest was made with; 0 if without a pepper';
@@ -236,6 +244,8 @@ COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of its line of r
 COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits, one per line: calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'The rate limits of the keys that made it, which count its calls too, one per line: first key of that line, calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends, if a key made it; null if it spends its own or its tenant''s';
+COMMENT ON COLUMN keysmith_private.key.idempotency_digest IS 'A digest of the idempotency_key of the call that made it';
+COMMENT ON COLUMN keysmith_private.key.arguments_digest IS 'A digest of the other arguments of that call';
 COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
 CREATE TABLE keysmith_private.access (

@@ -19,6 +19,41 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
 COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
 'Defines a role as a set of scopes, or changes it; keys with the role follow';
 
+CREATE FUNCTION keysmith.remove_scope(
+    keyspace text,
+    scope text,
+    cascade boolean DEFAULT false
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_scope';
+COMMENT ON FUNCTION keysmith.remove_scope(text, text, boolean) IS
+'Removes a scope that is not in use; by cascade also from what uses it';
+
+CREATE FUNCTION keysmith.remove_role(
+    keyspace text,
+    role text,
+    cascade boolean DEFAULT false
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_role';
+COMMENT ON FUNCTION keysmith.remove_role(text, text, boolean) IS
+'Removes a role that is not in use; by cascade it revokes keys and removes members that have it';
+
+CREATE VIEW keysmith.scopes WITH (security_barrier) AS
+SELECT keyspace, scope, description, implies
+FROM keysmith_private.scope;
+COMMENT ON VIEW keysmith.scopes IS 'The scopes that each keyspace defines';
+COMMENT ON COLUMN keysmith.scopes.keyspace IS 'The keyspace of the scope';
+COMMENT ON COLUMN keysmith.scopes.scope IS 'The name of the scope';
+COMMENT ON COLUMN keysmith.scopes.description IS 'What it permits, for people; null for no description';
+COMMENT ON COLUMN keysmith.scopes.implies IS 'The scopes that it includes';
+
+CREATE VIEW keysmith.roles WITH (security_barrier) AS
+SELECT keyspace, role, scopes
+FROM keysmith_private.role;
+COMMENT ON VIEW keysmith.roles IS 'The roles of each keyspace, with their scopes';
+COMMENT ON COLUMN keysmith.roles.keyspace IS 'The keyspace of the role';
+COMMENT ON COLUMN keysmith.roles.role IS 'The name of the role';
+COMMENT ON COLUMN keysmith.roles.scopes IS 'The scopes that keys and members with the role may have; wildcards too';
+
 CREATE FUNCTION keysmith_private.same_paths(pattern text, other text) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT regexp_replace(pattern, '{[^}]*}', '{}', 'g') = regexp_replace(other, '{[^}]*}', '{}', 'g')

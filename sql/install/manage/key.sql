@@ -18,7 +18,7 @@ CREATE DOMAIN keysmith.minted AS keysmith_private.minted;
 COMMENT ON DOMAIN keysmith.minted IS 'A new key, as mint returns it: for variables';
 COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is returned only this once';
 COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; it is not secret';
-COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, returned only this once; null for an imported key';
+COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, returned only this once; null if it was imported, or made by an earlier call';
 COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for people';
@@ -42,10 +42,13 @@ CREATE FUNCTION keysmith.mint(
     limits jsonb DEFAULT NULL,
     credits bigint DEFAULT NULL,
     metadata jsonb DEFAULT NULL,
-    keyspace text DEFAULT 'default'
+    keyspace text DEFAULT 'default',
+    refill jsonb DEFAULT NULL,
+    disabled boolean DEFAULT false,
+    idempotency_key text DEFAULT NULL
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_mint';
-COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text) IS
+COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, jsonb, boolean, text) IS
 'Makes a key; its api_key is returned only this once, and is not stored';
 
 CREATE FUNCTION keysmith.import_key(
@@ -65,16 +68,29 @@ CREATE FUNCTION keysmith.import_key(
     metadata jsonb DEFAULT NULL,
     keyspace text DEFAULT 'default',
     key_prefix text DEFAULT NULL,
-    key_snippet text DEFAULT NULL
+    key_snippet text DEFAULT NULL,
+    refill jsonb DEFAULT NULL,
+    disabled boolean DEFAULT false,
+    idempotency_key text DEFAULT NULL
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
-COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
+COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text, jsonb, boolean, text) IS
 'Imports a key of another system by its SHA-256; the key itself is not needed';
 
 CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
 COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
 'Changes a key, and returns it; a JSON object names the fields, the others stay';
+
+CREATE FUNCTION keysmith.add_scopes(key_id uuid, scopes text[]) RETURNS keysmith_private.listed_key
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_scopes';
+COMMENT ON FUNCTION keysmith.add_scopes(uuid, text[]) IS
+'Gives a key more scopes, and returns it; those that it has stay';
+
+CREATE FUNCTION keysmith.remove_scopes(key_id uuid, scopes text[]) RETURNS keysmith_private.listed_key
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_scopes';
+COMMENT ON FUNCTION keysmith.remove_scopes(uuid, text[]) IS
+'Takes scopes from a key, and returns it; its other scopes stay';
 
 CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';

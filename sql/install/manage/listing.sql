@@ -76,7 +76,7 @@ COMMENT ON COLUMN keysmith.keys.created_at IS 'The time when the key was made';
 COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made the key';
 COMMENT ON COLUMN keysmith.keys.last_used_at IS 'The time of its last accepted request; refused requests do not count';
 COMMENT ON COLUMN keysmith.keys.revoked_at IS 'The time when the key was revoked; null if it was not';
-COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'The reason that revoke was given, or else revoked, rotated, regenerated, replaced or leaked: SOURCE';
+COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'The reason that revoke was given, or that of another act, such as rotated or leaked: SOURCE';
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The id of the key that replaced it';
 COMMENT ON COLUMN keysmith.keys.metadata IS 'The JSON object that the application stored with the key; every verdict has it';
 COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, if its keyspace has a template for one';

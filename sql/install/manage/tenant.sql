@@ -122,3 +122,15 @@ COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'The reason that suspend_
 COMMENT ON COLUMN keysmith.tenants.metadata IS 'The JSON object that the application stored with the tenant';
 COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 COMMENT ON COLUMN keysmith.tenants.max_lifetime IS 'How long its keys live from their creation on, at most; null if only the keyspace says so';
+
+CREATE VIEW keysmith_private.all_members AS
+SELECT t.name AS tenant, m.keyspace, m.member, m.role, m.tenant_id
+FROM keysmith_private.member m
+JOIN keysmith_private.tenant t ON t.tenant_id = m.tenant_id;
+SELECT keysmith_private.publish('members');
+COMMENT ON VIEW keysmith.members IS 'The members of all tenants, with their roles';
+COMMENT ON COLUMN keysmith.members.tenant IS 'The name of the tenant';
+COMMENT ON COLUMN keysmith.members.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.members.member IS 'The name of the person or service account';
+COMMENT ON COLUMN keysmith.members.role IS 'The role of the member, which bounds the keys that the member owns';
+COMMENT ON COLUMN keysmith.members.tenant_id IS 'The id of the tenant';

@@ -9,10 +9,13 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The refusals of any request with a key.
-const REFUSALS: [Answer; 9] = [
+const REFUSALS: [Answer; 12] = [
     Answer::MissingAuthorization,
     Answer::InvalidAuthorization,
     Answer::InvalidApiKey,
+    Answer::Revoked,
+    Answer::Expired,
+    Answer::Disabled,
     Answer::IpNotAllowed,
     Answer::InsufficientKind,
     Answer::InsufficientScope,
@@ -82,7 +85,13 @@ fn response(service: &Service, status: i32, errors: &[&HttpError]) -> Value {
     });
     let has = |answers: &[Answer]| errors.iter().any(|error| answers.contains(&error.answer));
     let mut headers = Map::new();
-    let is_challenge = has(&[Answer::MissingAuthorization, Answer::InvalidApiKey]);
+    let is_challenge = has(&[
+        Answer::MissingAuthorization,
+        Answer::InvalidApiKey,
+        Answer::Revoked,
+        Answer::Expired,
+        Answer::Disabled,
+    ]);
     if is_challenge && service.schemes.challenges().next().is_some() {
         headers.insert("WWW-Authenticate".into(), json!({"schema": {"type": "string"}}));
     }
