@@ -74,6 +74,8 @@ CREATE TABLE keysmith_private.keyspace (
                     CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
     usage_details   boolean NOT NULL DEFAULT true,
     has_bar_imports boolean NOT NULL DEFAULT false,
+    has_last_part_imports boolean NOT NULL DEFAULT false,
+    has_sha512_imports boolean NOT NULL DEFAULT false,
     error_body      text COLLATE "C" NOT NULL DEFAULT 'plain' CHECK (length(error_body) <= 10000),
     -- Lifetimes are of hours: a day in them has 24, whatever the time zone.
     default_lifetime interval CHECK (default_lifetime BETWEEN '1 second' AND '876000 hours'),
@@ -101,6 +103,8 @@ COMMENT ON COLUMN keysmith_private.keyspace.require_label IS 'Whether keys must 
 COMMENT ON COLUMN keysmith_private.keyspace.unique_labels IS 'Whether a tenant''s keys of an environment must have different labels';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
+COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
+COMMENT ON COLUMN keysmith_private.keyspace.has_sha512_imports IS 'Whether keys may be stored by their SHA-512';
 COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
@@ -251,6 +255,8 @@ CREATE TABLE keysmith_private.key (
     limits         text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     shared_limits  text COLLATE "C" CHECK (length(shared_limits) BETWEEN 1 AND 20000),
     purse          uuid,
+    idempotency_digest bytea CHECK (pg_catalog.octet_length(idempotency_digest) = 32),
+    arguments_digest   bytea CHECK (pg_catalog.octet_length(arguments_digest) = 32),
     UNIQUE (digest, keyspace),
     UNIQUE (keyspace, display_id),
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
@@ -262,6 +268,8 @@ CREATE TABLE keysmith_private.key (
 -- A backend fetches a long allowlist once, and remembers it by its TOAST pointer. So it must
 -- be stored out of line, and not be compressed into the row.
 ALTER TABLE keysmith_private.key ALTER COLUMN allowlist SET STORAGE EXTERNAL;
+CREATE UNIQUE INDEX key_of_call ON keysmith_private.key (tenant_id, idempotency_digest)
+    WHERE idempotency_digest IS NOT NULL;
 CREATE INDEX key_of_tenant ON keysmith_private.key (tenant_id, created_at);
 COMMENT ON TABLE keysmith_private.key IS 'Keys, as digests of digests; the keys themselves are not stored';
 COMMENT ON COLUMN keysmith_private.key.generation IS 'The generation of the pepper that the digest was made with; 0 if without a pepper';
@@ -270,6 +278,8 @@ COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of its line of r
 COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits, one per line: calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'The rate limits of the keys that made it, which count its calls too, one per line: first key of that line, calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends, if a key made it; null if it spends its own or its tenant''s';
+COMMENT ON COLUMN keysmith_private.key.idempotency_digest IS 'A digest of the idempotency_key of the call that made it';
+COMMENT ON COLUMN keysmith_private.key.arguments_digest IS 'A digest of the other arguments of that call';
 COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
 CREATE TABLE keysmith_private.access (
@@ -2213,6 +2223,41 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
 COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
 'Defines a role as a set of scopes, or changes it; keys with the role follow';
 
+CREATE FUNCTION keysmith.remove_scope(
+    keyspace text,
+    scope text,
+    cascade boolean DEFAULT false
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_scope';
+COMMENT ON FUNCTION keysmith.remove_scope(text, text, boolean) IS
+'Removes a scope that is not in use; by cascade also from what uses it';
+
+CREATE FUNCTION keysmith.remove_role(
+    keyspace text,
+    role text,
+    cascade boolean DEFAULT false
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_role';
+COMMENT ON FUNCTION keysmith.remove_role(text, text, boolean) IS
+'Removes a role that is not in use; by cascade it revokes keys and removes members that have it';
+
+CREATE VIEW keysmith.scopes WITH (security_barrier) AS
+SELECT keyspace, scope, description, implies
+FROM keysmith_private.scope;
+COMMENT ON VIEW keysmith.scopes IS 'The scopes that each keyspace defines';
+COMMENT ON COLUMN keysmith.scopes.keyspace IS 'The keyspace of the scope';
+COMMENT ON COLUMN keysmith.scopes.scope IS 'The name of the scope';
+COMMENT ON COLUMN keysmith.scopes.description IS 'What it permits, for people; null for no description';
+COMMENT ON COLUMN keysmith.scopes.implies IS 'The scopes that it includes';
+
+CREATE VIEW keysmith.roles WITH (security_barrier) AS
+SELECT keyspace, role, scopes
+FROM keysmith_private.role;
+COMMENT ON VIEW keysmith.roles IS 'The roles of each keyspace, with their scopes';
+COMMENT ON COLUMN keysmith.roles.keyspace IS 'The keyspace of the role';
+COMMENT ON COLUMN keysmith.roles.role IS 'The name of the role';
+COMMENT ON COLUMN keysmith.roles.scopes IS 'The scopes that keys and members with the role may have; wildcards too';
+
 CREATE FUNCTION keysmith_private.same_paths(pattern text, other text) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT regexp_replace(pattern, '{[^}]*}', '{}', 'g') = regexp_replace(other, '{[^}]*}', '{}', 'g')
@@ -2448,6 +2493,18 @@ COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'The reason that suspend_
 COMMENT ON COLUMN keysmith.tenants.metadata IS 'The JSON object that the application stored with the tenant';
 COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 COMMENT ON COLUMN keysmith.tenants.max_lifetime IS 'How long its keys live from their creation on, at most; null if only the keyspace says so';
+
+CREATE VIEW keysmith_private.all_members AS
+SELECT t.name AS tenant, m.keyspace, m.member, m.role, m.tenant_id
+FROM keysmith_private.member m
+JOIN keysmith_private.tenant t ON t.tenant_id = m.tenant_id;
+SELECT keysmith_private.publish('members');
+COMMENT ON VIEW keysmith.members IS 'The members of all tenants, with their roles';
+COMMENT ON COLUMN keysmith.members.tenant IS 'The name of the tenant';
+COMMENT ON COLUMN keysmith.members.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.members.member IS 'The name of the person or service account';
+COMMENT ON COLUMN keysmith.members.role IS 'The role of the member, which bounds the keys that the member owns';
+COMMENT ON COLUMN keysmith.members.tenant_id IS 'The id of the tenant';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2611,7 +2668,7 @@ COMMENT ON COLUMN keysmith.keys.created_at IS 'The time when the key was made';
 COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made the key';
 COMMENT ON COLUMN keysmith.keys.last_used_at IS 'The time of its last accepted request; refused requests do not count';
 COMMENT ON COLUMN keysmith.keys.revoked_at IS 'The time when the key was revoked; null if it was not';
-COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'The reason that revoke was given, or else revoked, rotated, regenerated, replaced or leaked: SOURCE';
+COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'The reason that revoke was given, or that of another act, such as rotated or leaked: SOURCE';
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The id of the key that replaced it';
 COMMENT ON COLUMN keysmith.keys.metadata IS 'The JSON object that the application stored with the key; every verdict has it';
 COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, if its keyspace has a template for one';
@@ -2742,7 +2799,7 @@ CREATE DOMAIN keysmith.minted AS keysmith_private.minted;
 COMMENT ON DOMAIN keysmith.minted IS 'A new key, as mint returns it: for variables';
 COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is returned only this once';
 COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; it is not secret';
-COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, returned only this once; null for an imported key';
+COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, returned only this once; null if it was imported, or made by an earlier call';
 COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for people';
@@ -2766,10 +2823,13 @@ CREATE FUNCTION keysmith.mint(
     limits jsonb DEFAULT NULL,
     credits bigint DEFAULT NULL,
     metadata jsonb DEFAULT NULL,
-    keyspace text DEFAULT 'default'
+    keyspace text DEFAULT 'default',
+    refill jsonb DEFAULT NULL,
+    disabled boolean DEFAULT false,
+    idempotency_key text DEFAULT NULL
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_mint';
-COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text) IS
+COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, jsonb, boolean, text) IS
 'Makes a key; its api_key is returned only this once, and is not stored';
 
 CREATE FUNCTION keysmith.import_key(
@@ -2789,16 +2849,29 @@ CREATE FUNCTION keysmith.import_key(
     metadata jsonb DEFAULT NULL,
     keyspace text DEFAULT 'default',
     key_prefix text DEFAULT NULL,
-    key_snippet text DEFAULT NULL
+    key_snippet text DEFAULT NULL,
+    refill jsonb DEFAULT NULL,
+    disabled boolean DEFAULT false,
+    idempotency_key text DEFAULT NULL
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
-COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
+COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text, jsonb, boolean, text) IS
 'Imports a key of another system by its SHA-256; the key itself is not needed';
 
 CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
 COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
 'Changes a key, and returns it; a JSON object names the fields, the others stay';
+
+CREATE FUNCTION keysmith.add_scopes(key_id uuid, scopes text[]) RETURNS keysmith_private.listed_key
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_scopes';
+COMMENT ON FUNCTION keysmith.add_scopes(uuid, text[]) IS
+'Gives a key more scopes, and returns it; those that it has stay';
+
+CREATE FUNCTION keysmith.remove_scopes(key_id uuid, scopes text[]) RETURNS keysmith_private.listed_key
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_scopes';
+COMMENT ON FUNCTION keysmith.remove_scopes(uuid, text[]) IS
+'Takes scopes from a key, and returns it; its other scopes stay';
 
 CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
@@ -4816,13 +4889,15 @@ COMMENT ON COLUMN keysmith.alarms.remedy IS 'What to do about it';
 
 CREATE FUNCTION keysmith.scanner_patterns(
     keyspace text DEFAULT NULL,
+    format text DEFAULT 'regex',
     OUT keyspace text,
     OUT name text,
-    OUT regex text
+    OUT regex text,
+    OUT rule text
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_scanner_patterns';
-COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
-'Regular expressions that match secret keys; one for each keyspace, for scanners of leaks';
+COMMENT ON FUNCTION keysmith.scanner_patterns(text, text) IS
+'Regular expressions that match secret keys; one for each keyspace, also as rules of gitleaks or trufflehog';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -4998,6 +5073,12 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
     ('Keys', 'alter_key',
      E'SELECT keysmith.alter_key(key_id, ''{"scopes": ["images:read"]}'')\n'
      'FROM keysmith.keys WHERE label = ''Production'';'),
+    ('Keys', 'add_scopes',
+     E'SELECT keysmith.add_scopes(key_id, ''{images:write}'')\n'
+     'FROM keysmith.keys WHERE label = ''Production'';'),
+    ('Keys', 'remove_scopes',
+     E'SELECT keysmith.remove_scopes(key_id, ''{images:write}'')\n'
+     'FROM keysmith.keys WHERE label = ''Production'';'),
     ('Keys', 'rotate',
      E'SELECT r.api_key FROM keysmith.keys k, keysmith.rotate(k.key_id, grace => ''1 day'') r\n'
      'WHERE k.label = ''Production'';'),
@@ -5030,6 +5111,10 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      '    implies => ''{images:read}'');'),
     ('Keyspaces', 'define_role',
      $e$SELECT keysmith.define_role('default', 'editor', '{images:read,images:write}');$e$),
+    ('Keyspaces', 'remove_scope',
+     $e$SELECT keysmith.remove_scope('default', 'images:write');$e$),
+    ('Keyspaces', 'remove_role',
+     $e$SELECT keysmith.remove_role('default', 'editor', cascade => true);$e$),
     ('Keyspaces', 'define_route',
      $e$SELECT keysmith.define_route('default', 'GET', '/v1/images/{id}', 'images:read');$e$),
     ('Keyspaces', 'remove_route',
@@ -5117,6 +5202,9 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     (NULL, 'algorithm',       'sha256, or hmac with the newest pepper of the server'),
     (NULL, 'value',           'the plain value'),
     (NULL, 'stored',          'the value that the column has'),
+    (NULL, 'refill',          'how its credits are refilled: {"amount": 100, "every": "month"}'),
+    (NULL, 'disabled',        'whether it is refused until it is enabled'),
+    (NULL, 'idempotency_key', 'a text of yours by which a repeated call finds the same key'),
     (NULL, 'timeout',         'how long to wait before an error'),
     (NULL, 'weight',          'how many calls it counts as in rate limits; 0 for none'),
     ('verify', 'scopes',                'the scopes that it needs, all of these; each may be an expression: a | (b & c)'),
@@ -5166,14 +5254,16 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('mint', 'scopes',                  'what it may do; for {} see empty_scopes of the keyspace'),
     ('mint', 'role',                    'a role of the keyspace, which the key never exceeds'),
     ('mint', 'credits',                 'credits of its own; null if the tenant pays'),
-    ('import_key', 'digest',            'the SHA-256 of the key, of 32 bytes'),
-    ('import_key', 'algorithm',         'sha256; sha256-behind-bar for the part behind the first |'),
+    ('import_key', 'digest',            'the SHA-256 of the key, of 32 bytes; or the SHA-512'),
+    ('import_key', 'algorithm',         'sha256; sha512; sha256-behind-bar and sha256-last-part, for a part of the key'),
     ('import_key', 'scopes',            'what it may do; for {} see empty_scopes of the keyspace'),
     ('import_key', 'role',              'a role of the keyspace, which the key never exceeds'),
     ('import_key', 'credits',           'credits of its own; null if the tenant pays'),
     ('import_key', 'key_prefix',        'the beginning of the key, to show it'),
     ('import_key', 'key_snippet',       'the beginning and the end of the key, to show it'),
     ('alter_key', 'changes',            'the fields to change, such as {"label": "new", "expires_at": null}'),
+    ('add_scopes', 'scopes',            'the scopes that it gets besides its own'),
+    ('remove_scopes', 'scopes',         'the scopes that it loses'),
     ('rotate', 'grace',                 'how long the old key still works'),
     ('regenerate', 'label',             'a new label; null keeps the old one'),
     ('report_leak', 'api_key',          'the leaked key'),
@@ -5219,6 +5309,10 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('define_scope', 'implies',         'the scopes that it includes; {id} in them is its own'),
     ('define_role', 'role',             'its name'),
     ('define_role', 'scopes',           'its scopes; wildcards such as images:* too'),
+    ('remove_scope', 'scope',           'its name'),
+    ('remove_scope', 'cascade',         'whether keys, roles and defaults lose it too; without another scope a key is revoked'),
+    ('remove_role', 'role',             'its name'),
+    ('remove_role', 'cascade',          'whether keys with the role are revoked, and members with it removed'),
     ('define_route', 'method',          'GET, POST and so on; * for all'),
     ('define_route', 'pattern',         'the paths, such as /v1/images/{id}; * at the end for the rest'),
     ('define_route', 'scopes',          'the scopes that it needs; {} for any valid key; projects:read:{id} by the id in the path'),
@@ -5266,6 +5360,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('revocations_since', 'since',      'a time before the one that was restored'),
     ('replay_revocations', 'revocations', 'rows of revocations_since, as an array'),
     ('help', 'name',                    'a function, view, row type or setting; null to list them all'),
+    ('scanner_patterns', 'format',      'regex, gitleaks or trufflehog: the form of the column rule'),
     ('scanner_patterns', 'keyspace',    'the name of the keyspace; null for all'),
     ('protect', 'columns',              'the columns; email=hmac names an algorithm too'),
     ('protect', 'column_name',          'a column; email=hmac names an algorithm too'),
