@@ -137,8 +137,8 @@ Processor time of a call, of {options.calls:,} in one statement:
 
 {table("call", called, "authenticate_json")}
 
-A list of {KEYS} keys by `serve`, to its last byte in the client: {taken:.2f} ms, of which the session uses
-{used:.2f} ms of processor time; medians of {len(lists):,}.
+A list of {KEYS} keys by `serve`, to its last byte in the client: {taken:.2f} ms. The session uses
+{used:.2f} ms of processor time. These are medians of {len(lists):,}.
 """
     print(text)
     RESULTS.write_text(text)

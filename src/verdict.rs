@@ -86,7 +86,7 @@ impl Words<'_> {
     }
 }
 
-/// What a verdict tells.
+/// The facts that a verdict tells.
 pub struct Facts<'a> {
     /// The keyspace that was asked about, if it exists.
     pub keyspace: Option<&'a [u8]>,

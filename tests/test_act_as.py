@@ -107,7 +107,7 @@ def test_the_tenant_as_a_whole_holds_every_scope(acme, app):
     ("KS404", {"tenant": "nobody"}, 'tenant "nobody" does not exist in keyspace "default"'),
     ("KS404", {"tenant": "acme", "keyspace": "none"}, 'keyspace "none" does not exist'),
     ("KS404", {"tenant": "acme", "member": "eve"}, 'member "eve" is not a member of the tenant'),
-    # A member of another tenant is none of this one.
+    # A member of another tenant is not a member of this one.
     ("KS404", {"tenant": "globex", "member": "ann"}, 'member "ann" is not a member of the tenant'),
     ("KS404", {"tenant": "acme", "member": ""}, 'member "" is not a member of the tenant'),
     ("KS400", {"tenant": None}, "tenant must not be null"),

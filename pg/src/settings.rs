@@ -274,6 +274,11 @@ pub fn lock_timeout() -> i32 {
     unsafe { pg_sys::LockTimeout }
 }
 
+/// Times become text in UTC, until the work as a user ends.
+pub fn in_utc() {
+    set_for_now(c"TimeZone", c"UTC");
+}
+
 /// Changes a setting that every user may change, until the GUC nest level ends (see
 /// `NewGUCNestLevel`), or at the latest the transaction.
 pub fn set_for_now(name: &CStr, value: &CStr) {

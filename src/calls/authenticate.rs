@@ -73,7 +73,7 @@ pub fn decide<'m, F: Form>(
     Ok((verdict, policy))
 }
 
-/// What the key is looked up by, or the reason to refuse it.
+/// The bytes that the key is looked up by, or the reason to refuse it.
 pub type Seeking<'a> = std::result::Result<Sought<'a>, Reason>;
 
 /// The policy to decide by, and the key that the request presents.

@@ -16,17 +16,23 @@ sql_functions! {
 fn client_ip(call: &Call) -> Result<Option<Datum>> {
     let proxies = call.array(2).map(StoredAllowlist);
     let trusted = |address| proxies.as_ref().is_some_and(|proxies| proxies.admits(address));
-    let (mut x_forwarded_for, mut forwarded) = (Vec::new(), Vec::new());
-    if let Some(Json::Object(headers)) = call.json(0) {
-        collect(headers, b"x-forwarded-for", &mut x_forwarded_for);
-        collect(headers, b"forwarded", &mut forwarded);
-    }
+    let [x_forwarded_for, forwarded] = of_proxies(call.json(0));
     let address = client_address(call.address(1), trusted, &x_forwarded_for, &forwarded);
     Ok(address.map(datum::inet))
 }
 
+/// The values of `X-Forwarded-For` and of `Forwarded`.
+pub fn of_proxies(headers: Option<Json<'_>>) -> [Vec<&[u8]>; 2] {
+    let mut found = [Vec::new(), Vec::new()];
+    if let Some(Json::Object(headers)) = headers {
+        collect(headers, b"x-forwarded-for", &mut found[0]);
+        collect(headers, b"forwarded", &mut found[1]);
+    }
+    found
+}
+
 /// The values of a header. A value that is not a text becomes an entry that can't be parsed.
-pub fn collect<'a>(headers: Container<'a>, name: &[u8], values: &mut Vec<&'a [u8]>) {
+fn collect<'a>(headers: Container<'a>, name: &[u8], values: &mut Vec<&'a [u8]>) {
     const UNREADABLE: &[u8] = b"?";
     let text = |value| match value {
         Json::Text(text) => Some(text),

@@ -446,7 +446,7 @@ impl Policy {
         self.routes.find(method, path, variant)
     }
 
-    /// The routes of a keyspace. An endpoint without a route of its own counts as one.
+    /// The routes of a keyspace. An endpoint that has no route counts as one.
     pub fn routes(&self) -> &Routes<Route> {
         &self.routes
     }

@@ -9,7 +9,7 @@ use crate::catalog::Catalog;
 use pg::call::Call;
 use pg::error::{Code, Error, Result};
 use pg::result_set::ResultSet;
-use pg::settings::set_for_now;
+use pg::settings::in_utc;
 use pg::spi::{self, Param, saved};
 use pgrx::pg_sys::Datum;
 
@@ -60,7 +60,7 @@ pub fn shown(key_id: &[u8; 16]) -> Result<Option<String>> {
 }
 
 fn json_within(tenants: Param, environment: Param, key_id: &[u8; 16]) -> Result<Option<String>> {
-    set_for_now(c"TimeZone", c"UTC");
+    in_utc();
     spi::first(
         saved!(
             "SELECT pg_catalog.row_to_json(v)
@@ -100,7 +100,7 @@ pub fn page(
         if !caller.reaches(tenant_id, keyspace) {
             return Err(Error::not_found("there is no such tenant"));
         }
-        set_for_now(c"TimeZone", c"UTC");
+        in_utc();
         let params = [
             Param::uuid(tenant_id),
             caller.environment(),

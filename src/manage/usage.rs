@@ -8,7 +8,7 @@ use super::tenant::Tenant;
 use pg::call::Call;
 use pg::error::{Error, Result};
 use pg::result_set::ResultSet;
-use pg::settings::set_for_now;
+use pg::settings::in_utc;
 use pg::spi::{self, Param};
 use pgrx::pg_sys::{self, Datum};
 use std::ops::RangeInclusive;
@@ -75,7 +75,7 @@ pub fn totals(
         {
             return Err(unknown_key());
         }
-        set_for_now(c"TimeZone", c"UTC");
+        in_utc();
         spi::all(
             "SELECT pg_catalog.to_jsonb(t.at) #>> '{}', t.requests, t.refused
              FROM keysmith_private.usage_totals($1, $2, $3, $4, $5::timestamptz, $6::timestamptz, $7, $8) t",

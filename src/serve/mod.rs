@@ -29,7 +29,6 @@ use keysmith_core::policy::verdict::{self, Reason};
 use outcome::Outcome;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
-use pg::jsonb::Json;
 use pgrx::pg_sys::Datum;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -75,11 +74,7 @@ fn address(call: &Call) -> Option<IpAddr> {
     }
     let peer = call.address(position::PEER)?;
     let proxies = trusted_proxies();
-    let (mut x_forwarded_for, mut forwarded) = (Vec::new(), Vec::new());
-    if let Some(Json::Object(headers)) = call.json(position::HEADERS) {
-        client_ip::collect(headers, b"x-forwarded-for", &mut x_forwarded_for);
-        client_ip::collect(headers, b"forwarded", &mut forwarded);
-    }
+    let [x_forwarded_for, forwarded] = client_ip::of_proxies(call.json(position::HEADERS));
     client_address(Some(peer), |of| proxies.trusts(of), &x_forwarded_for, &forwarded)
 }
 

@@ -4,7 +4,7 @@
 use super::outcome::Outcome;
 use super::response::object;
 use crate::calls::authenticate::{self, HttpRequest};
-use crate::calls::client_ip::collect;
+use crate::calls::client_ip::of_proxies;
 use crate::calls::pre_request_settings as settings;
 use keysmith_core::http::error::HttpError;
 use keysmith_core::http::headers::Header;
@@ -67,13 +67,10 @@ fn headers() -> Result<Option<Vec<u8>>> {
 /// proxies are configured, one of them must have connected.
 fn address(headers: Option<Json>) -> Option<IpAddr> {
     let proxies = settings::trusted_proxies();
-    let Some(Json::Object(headers)) = headers else { return None };
     if proxies.is_empty() {
         return None;
     }
-    let (mut x_forwarded_for, mut forwarded) = (Vec::new(), Vec::new());
-    collect(headers, b"x-forwarded-for", &mut x_forwarded_for);
-    collect(headers, b"forwarded", &mut forwarded);
+    let [x_forwarded_for, forwarded] = of_proxies(headers);
     client_behind_proxy(|address| proxies.trusts(address), &x_forwarded_for, &forwarded)
 }
 

@@ -3,7 +3,7 @@
 use keysmith_core::http::operation::Kind;
 use pg::error::Result;
 use pg::role;
-use pg::settings::set_for_now;
+use pg::settings::in_utc;
 use pg::spi::{self, Param, Rows};
 use serde_json::{Map, Value};
 
@@ -105,9 +105,4 @@ impl Statement {
             spi::query(&statement, &params, with)
         })
     }
-}
-
-/// Times become text in UTC, until the work as a user ends.
-pub fn in_utc() {
-    set_for_now(c"TimeZone", c"UTC");
 }

@@ -1,4 +1,4 @@
-//! What the key service says over HTTP: operations, requests, bodies by templates, and headers.
+//! The key service over HTTP: operations, requests, bodies by templates, and headers.
 
 pub mod error;
 pub mod error_body;

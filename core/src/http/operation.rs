@@ -1,4 +1,4 @@
-//! What an endpoint of the key service does: the operations, the arguments that requests give
+//! The endpoints of the key service: the operations, the arguments that requests give
 //! them, and the values that answers may show.
 
 use serde_json::{Map, Value, json};

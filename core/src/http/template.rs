@@ -65,7 +65,7 @@ enum Piece {
     Field(Field),
 }
 
-/// Where a name may be used: depends on whether the template is inside the array of rows.
+/// A place in a template. Inside the array of rows other names are known.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     names: Names<'a>,

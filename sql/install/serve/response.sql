@@ -1,4 +1,4 @@
--- What a verdict says over HTTP.
+-- Verdicts over HTTP: headers and bodies.
 
 CREATE FUNCTION keysmith.response_headers(verdict keysmith.verdict) RETURNS jsonb
 LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_response_headers';
