@@ -4984,7 +4984,7 @@ COMMENT ON FUNCTION keysmith.serve(jsonb, text, text, jsonb, inet, text, text, b
 -- requires:
 --   serve
 
--- What a verdict says over HTTP.
+-- Verdicts over HTTP: headers and bodies.
 
 CREATE FUNCTION keysmith.response_headers(verdict keysmith.verdict) RETURNS jsonb
 LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_response_headers';

@@ -78,6 +78,7 @@ OPTIONS = {
     ],
     "limits": LIMITS,
 }
+LIFETIMES = [(90, "", "must be a string or null"), ("1 month", "", "must be"), ("-1 day", "", "must be"), ("x", "", "must be")]
 # Those of other types.
 PLAIN_OPTIONS = {
     "empty_scopes": [("some", "", "must be one of: all, defaults, none"), (1, "", "must be one of")],
@@ -101,6 +102,10 @@ PLAIN_OPTIONS = {
                    ({"a": ["{code}", "{key}"]}, "", 'has at a[1] the text "{key}": there is no {key} here, only code, message'),
                    ({"a": "{"}, "", 'has at a the text "{": write {{ or }} for a brace'),
                    ({"a": "x" * 10000}, "", "must have at most 10000 bytes")],
+    "default_lifetime": LIFETIMES,
+    "max_lifetime": LIFETIMES,
+    "require_label": [("yes", "", "must be a boolean or null")],
+    "unique_labels": [(0, "", "must be a boolean or null")],
 }
 KEY = {
     "label": [(1, "", "must be a string or null"), ("", "", "must not be empty"), ("a" * 101, "", "must have at most 100")],
@@ -261,7 +266,8 @@ def test_a_null_sets_the_default(db):
         "schemes": ["key"], "wildcards": False, "unlisted_routes": "refuse", "managed_by": "nobody",
         "display": {"id": "k_{random:8}", "prefix": "x", "snippet": "y"}, "codes": {"rate_limited": "slow"},
         "plan_features": {"grace": ["pro"], "limits": None}, "limits": [LIMIT], "charges": [], "usage_log": "nothing",
-        "usage_details": False, "error_body": '{"error": "{code}"}',
+        "usage_details": False, "error_body": '{"error": "{code}"}', "default_lifetime": "1 day", "max_lifetime": "2 days",
+        "require_label": True, "unique_labels": True,
     }
     # All options, but the prefixes, which a keyspace must have.
     assert chosen.keys() | {"prefixes"} == OPTIONS.keys() | PLAIN_OPTIONS.keys()

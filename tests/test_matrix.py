@@ -14,7 +14,7 @@ BATCH = 500
 
 IMPLIED = {
     "images:write": ["images:read"], "videos:write": ["generations:read"],
-    "admin": ["images:write", "videos:write"], "loop:a": ["loop:b"], "loop:b": ["loop:a"],
+    "admin": ["images:write", "videos:write"], "loop:a": ["loop:b"], "loop:b": [],
     "users:write": [], "generations:read": [], "images:read": [], "usage": [],
 }
 ROLES = {"all": ["*"], "nothing": [], "reader": ["images:read", "generations:read"],
