@@ -12,7 +12,7 @@ from registers import Register, Replays, observed
 DECISIONS = ("verify", "verify_digest", "authenticate")
 RULE = {
     "ok": None, "not_found": "found", "revoked": "revocation", "expired": "expiry",
-    "disabled": "disablement", "tenant_suspended": "tenant", "owner_gone": "owner",
+    "disabled": "disablement", "idle": "disablement", "tenant_suspended": "tenant", "owner_gone": "owner",
     "ip_not_allowed": "address", "insufficient_scope": "scopes", "rate_limited": "limits",
     "credits_exhausted": "credits", "credits_unavailable": "credits",
 }

@@ -81,7 +81,9 @@ CREATE TABLE keysmith_private.keyspace (
     default_lifetime interval CHECK (default_lifetime BETWEEN '1 second' AND '876000 hours'),
     max_lifetime     interval CHECK (max_lifetime BETWEEN '1 second' AND '876000 hours'),
     require_label    boolean NOT NULL DEFAULT false,
-    unique_labels    boolean NOT NULL DEFAULT false
+    unique_labels    boolean NOT NULL DEFAULT false,
+    max_idle         interval CHECK (max_idle BETWEEN '1 hour' AND '876000 hours'),
+    max_idle_since   timestamptz
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -101,6 +103,8 @@ COMMENT ON COLUMN keysmith_private.keyspace.default_lifetime IS 'The lifetime of
 COMMENT ON COLUMN keysmith_private.keyspace.max_lifetime IS 'How long keys live from their creation on, at most; null for no end';
 COMMENT ON COLUMN keysmith_private.keyspace.require_label IS 'Whether keys must have a label';
 COMMENT ON COLUMN keysmith_private.keyspace.unique_labels IS 'Whether a tenant''s keys of an environment must have different labels';
+COMMENT ON COLUMN keysmith_private.keyspace.max_idle IS 'How long a key may be unused before it is disabled; null for any time';
+COMMENT ON COLUMN keysmith_private.keyspace.max_idle_since IS 'The time when max_idle got its value; no key is disabled earlier than so long after it';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
@@ -257,11 +261,14 @@ CREATE TABLE keysmith_private.key (
     purse          uuid,
     idempotency_digest bytea CHECK (pg_catalog.octet_length(idempotency_digest) = 32),
     arguments_digest   bytea CHECK (pg_catalog.octet_length(arguments_digest) = 32),
+    enabled_at      timestamptz,
+    disabled_reason text CHECK (disabled_reason = 'idle'),
     UNIQUE (digest, keyspace),
     UNIQUE (keyspace, display_id),
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
     FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role,
     CHECK ((revoked_at IS NULL) = (revoked_reason IS NULL)),
+    CHECK (disabled_at IS NOT NULL OR disabled_reason IS NULL),
     -- A key with a successor is revoked, or expires at some time.
     CHECK (rotated_to IS NULL OR revoked_at IS NOT NULL OR expires_at IS NOT NULL)
 );
@@ -280,6 +287,8 @@ COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'The rate limits of the 
 COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends, if a key made it; null if it spends its own or its tenant''s';
 COMMENT ON COLUMN keysmith_private.key.idempotency_digest IS 'A digest of the idempotency_key of the call that made it';
 COMMENT ON COLUMN keysmith_private.key.arguments_digest IS 'A digest of the other arguments of that call';
+COMMENT ON COLUMN keysmith_private.key.enabled_at IS 'The time of the last call of enable()';
+COMMENT ON COLUMN keysmith_private.key.disabled_reason IS 'idle if the key was disabled because it was not used; null if somebody disabled it';
 COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
 CREATE TABLE keysmith_private.access (
@@ -601,11 +610,12 @@ COMMENT ON FUNCTION keysmith_private.credits_at(bigint, bigint, text, timestampt
 'The credits of a row of the table credit at a moment, a refill that is due included; null without a row';
 
 CREATE FUNCTION keysmith_private.key_status(
-    revoked_at timestamptz, expires_at timestamptz, disabled_at timestamptz, moment timestamptz
+    revoked_at timestamptz, expires_at timestamptz, disabled_at timestamptz, disabled_reason text,
+    moment timestamptz
 ) RETURNS text
 LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_key_status';
-COMMENT ON FUNCTION keysmith_private.key_status(timestamptz, timestamptz, timestamptz, timestamptz) IS
-'The state of a key at a moment: active, disabled, expired or revoked';
+COMMENT ON FUNCTION keysmith_private.key_status(timestamptz, timestamptz, timestamptz, text, timestamptz) IS
+'The state of a key at a moment: active, disabled, idle, expired or revoked';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -820,6 +830,7 @@ CREATE TABLE keysmith_private.usage_incarnation (
     primary_since timestamptz,
     timeline      bigint,
     unknown_seen  bigint NOT NULL DEFAULT 0,
+    dropped_at    timestamptz,
     PRIMARY KEY (incarnation, database)
 );
 COMMENT ON TABLE keysmith_private.usage_incarnation IS 'The incarnations of the shared memory in which records wait, and the records that may have been lost with each';
@@ -831,6 +842,7 @@ COMMENT ON COLUMN keysmith_private.usage_incarnation.node_name IS 'The name of t
 COMMENT ON COLUMN keysmith_private.usage_incarnation.primary_since IS 'The time from which on the server was the primary; null if it was a standby all the time';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.timeline IS 'The timeline on which it was the primary';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'The number of the standby''s requests without a known key that are counted';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.dropped_at IS 'The time when it was last noted that records were dropped';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'The lost records were made between this time and lost_until';
 
 SELECT pg_catalog.pg_extension_config_dump('keysmith_private.usage_incarnation', '');
@@ -1501,7 +1513,7 @@ DECLARE
 BEGIN
     -- If a task fails, the others are done all the same. Dropping comes last: it locks usage_event
     -- until the commit.
-    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,retention}'::text[] LOOP
+    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,retention}'::text[] LOOP
         BEGIN
             CASE task
                 WHEN 'partitions' THEN
@@ -1514,6 +1526,8 @@ BEGIN
                     DELETE FROM keysmith_private.usage_unknown WHERE hour < oldest;
                     GET DIAGNOSTICS forgotten = ROW_COUNT;
                     outcome := forgotten || ' counts dropped';
+                WHEN 'idle keys' THEN
+                    outcome := keysmith_private.disable_all_idle_keys();
                 WHEN 'retention' THEN
                     outcome := keysmith_private.usage_drop_old(oldest);
             END CASE;
@@ -1528,7 +1542,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION keysmith.maintain() IS
-'Makes partitions, adds up totals and drops old usage; see keysmith.usage_retention';
+'Maintains the tables of usage, and disables idle keys; see keysmith.usage_retention';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2180,10 +2194,11 @@ CREATE FUNCTION keysmith.create_keyspace(
     default_lifetime interval DEFAULT NULL,
     max_lifetime interval DEFAULT NULL,
     require_label boolean DEFAULT NULL,
-    unique_labels boolean DEFAULT NULL
+    unique_labels boolean DEFAULT NULL,
+    max_idle interval DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, interval) IS
 'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -2597,7 +2612,8 @@ SELECT k.key_id,
        t.name AS tenant,
        k.keyspace,
        k.label,
-       keysmith_private.key_status(k.revoked_at, e.expires_at, k.disabled_at, pg_catalog.clock_timestamp())
+       keysmith_private.key_status(k.revoked_at, e.expires_at, k.disabled_at, k.disabled_reason,
+                                   pg_catalog.clock_timestamp())
            AS status,
        k.kind,
        k.environment,
@@ -2652,7 +2668,7 @@ COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; it is not secret';
 COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.keys.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.keys.status IS 'The state of the key now: active, disabled, expired or revoked';
+COMMENT ON COLUMN keysmith.keys.status IS 'The state of the key now: active, disabled, idle, expired or revoked';
 COMMENT ON COLUMN keysmith.keys.kind IS 'secret, or publishable for a key that may be public';
 COMMENT ON COLUMN keysmith.keys.environment IS 'The environment of the key, such as live or test';
 COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, by which people recognize it';
@@ -2778,6 +2794,88 @@ COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; it is not se
 -- src/install.rs:17
 -- requires:
 --   manage_listing
+
+-- Keys that are disabled because they are not used.
+
+CREATE VIEW keysmith_private.idle_key AS
+SELECT k.key_id, k.keyspace, s.max_idle, k.disabled_at IS NULL AS is_enabled
+FROM keysmith_private.keyspace s
+JOIN keysmith_private.tenant t USING (keyspace)
+JOIN keysmith_private.key k USING (tenant_id)
+LEFT JOIN keysmith_private.usage_last l USING (key_id)
+CROSS JOIN (
+    -- Records that were lost may have been of any key. Records from before this database recorded its
+    -- own may be elsewhere: it may have been restored from a dump, or may have been a subscriber.
+    SELECT greatest(
+               coalesce((SELECT pg_catalog.min(i.primary_since) FROM keysmith_private.usage_incarnation i
+                         WHERE i.database = (SELECT d.oid FROM pg_catalog.pg_database d
+                                             WHERE d.datname = pg_catalog.current_database())
+                           AND i.server = (SELECT c.system_identifier FROM pg_catalog.pg_control_system() c)),
+                        'infinity'),
+               (SELECT pg_catalog.max(greatest(i.lost_until, i.dropped_at))
+                FROM keysmith_private.usage_incarnation i WHERE i.lost_at_most > 0 OR i.dropped > 0),
+               (SELECT pg_catalog.max(a.set_aside_at) FROM keysmith_private.usage_set_aside a)) AS known_from,
+           -- Other servers hand their records over within seconds.
+           CASE WHEN EXISTS (SELECT FROM keysmith_private.usage_incarnation i WHERE i.primary_since IS NULL)
+                THEN interval '15 minutes' ELSE interval '0' END AS delay
+    OFFSET 0) AS f
+CROSS JOIN LATERAL (SELECT pg_catalog.now() - s.max_idle - f.delay AS used_since) AS u
+WHERE s.max_idle IS NOT NULL AND s.usage_log = 'everything' AND k.revoked_at IS NULL
+  AND CASE
+      WHEN k.disabled_at IS NULL THEN
+          greatest(k.created_at, k.enabled_at, s.max_idle_since, l.used_at, f.known_from) <= u.used_since
+          AND k.rotated_to IS NULL
+          AND coalesce(least(k.expires_at, k.created_at + t.max_lifetime, k.created_at + s.max_lifetime)
+                       > pg_catalog.now(), true)
+          AND NOT EXISTS (SELECT FROM keysmith_private.usage_delta d
+                          WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id AND d.used_at > u.used_since)
+      -- Records that came later show that it was used.
+      ELSE k.disabled_reason = 'idle'
+          AND (l.used_at > k.disabled_at - s.max_idle
+               OR EXISTS (SELECT FROM keysmith_private.usage_delta d
+                          WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id
+                            AND d.used_at > k.disabled_at - s.max_idle))
+      END;
+COMMENT ON VIEW keysmith_private.idle_key IS
+'Keys that are to be disabled because they are not used, and those that were disabled so although they were used';
+
+CREATE FUNCTION keysmith_private.disable_idle_keys(
+    after uuid, OUT next_after uuid, OUT disabled bigint
+) RETURNS SETOF record
+LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_disable_idle_keys';
+COMMENT ON FUNCTION keysmith_private.disable_idle_keys(uuid) IS
+'Disables those keys of a portion that are not used for the max_idle of their keyspace; no row if records of uses are missing';
+
+CREATE FUNCTION keysmith_private.disable_all_idle_keys() RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- The others wait for the next call, so that the transaction is short.
+    most     constant bigint := 1000;
+    portion  record;
+    next     uuid := '00000000-0000-0000-0000-000000000000';
+    disabled bigint := 0;
+BEGIN
+    IF NOT EXISTS (SELECT FROM keysmith_private.keyspace WHERE max_idle IS NOT NULL) THEN
+        RETURN '0 disabled';
+    END IF;
+    WHILE next IS NOT NULL AND disabled < most LOOP
+        SELECT * INTO portion FROM keysmith_private.disable_idle_keys(next);
+        IF NOT FOUND THEN
+            RETURN 'records wait, to be tried again';
+        END IF;
+        next := portion.next_after;
+        disabled := disabled + portion.disabled;
+    END LOOP;
+    RETURN disabled || ' disabled';
+END $$;
+COMMENT ON FUNCTION keysmith_private.disable_all_idle_keys() IS
+'Disables keys that are not used, for maintain(), and says how many';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_idle
 
 -- Making, changing and revoking keys.
 
@@ -4417,7 +4515,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            l.events_unsent, l.last_event_unsent_at, pg_notification_queue_usage()
     FROM keysmith_private.library() l, (
         SELECT count(*) FILTER (WHERE a.status = 'active') AS active,
-               count(*) FILTER (WHERE a.status = 'disabled') AS disabled,
+               count(*) FILTER (WHERE a.status IN ('disabled', 'idle')) AS disabled,
                count(*) FILTER (WHERE a.status = 'expired') AS expired,
                count(*) FILTER (WHERE a.status = 'revoked') AS revoked
         FROM keysmith_private.all_keys a) AS k
@@ -5302,6 +5400,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'max_lifetime', 'how long keys live at most, those made before too'),
     ('create_keyspace', 'require_label', 'whether keys must have a label'),
     ('create_keyspace', 'unique_labels', 'whether a tenant''s keys must have different labels'),
+    ('create_keyspace', 'max_idle',     'how long a key may be unused before it is disabled, such as 90 days'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
     ('define_scope', 'scope',           'its name, such as images:read; projects:read:{id} for any id'),
@@ -6203,7 +6302,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:75
+-- src/install.rs:76
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

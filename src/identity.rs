@@ -238,6 +238,9 @@ fn is_over(reason: Reason) -> Error {
         Reason::Revoked => "the key that this transaction acts for was revoked",
         Reason::Expired => "the key that this transaction acts for has expired",
         Reason::Disabled => "the key that this transaction acts for was disabled",
+        Reason::Idle => {
+            "the key that this transaction acts for was disabled, because it was not used"
+        }
         Reason::TenantSuspended => "the tenant that this transaction acts for was suspended",
         Reason::OwnerGone => "the owner of the key that this transaction acts for was removed",
         Reason::ReplicaBehind => {

@@ -45,6 +45,7 @@ install! {
     "manage_erase" "../sql/install/manage/erase.sql";
     "manage_act_as" "../sql/install/manage/act_as.sql";
     "manage_listing" "../sql/install/manage/listing.sql";
+    "manage_idle" "../sql/install/manage/idle.sql";
     "manage_key" "../sql/install/manage/key.sql";
     "manage_credits" "../sql/install/manage/credits.sql";
     "manage_replay" "../sql/install/manage/replay.sql";

@@ -32,6 +32,7 @@ def fill(db):
         "fenced": db.mint(allowlist=["203.0.113.0/24"]),
         "revoked": db.mint(),
         "disabled": db.mint(),
+        "idle": db.mint(),
         "rotated": db.mint(metadata=Jsonb({"é": ["ü"]})),
         "suspended": db.mint("closed"),
     }
@@ -42,6 +43,8 @@ def fill(db):
     keys["successor"] = db.one("rotate", keys["rotated"].key_id, "30 days")
     db.call("revoke", keys["revoked"].key_id, "over")
     db.call("disable", keys["disabled"].key_id)
+    db.rows("UPDATE keysmith_private.key SET disabled_at = now(), disabled_reason = 'idle' WHERE key_id = %s",
+            keys["idle"].key_id)
     db.call("suspend_tenant", "closed")
     db.row("SELECT keysmith.import_key('acme', sha256('legacy'))")
     elsewhere = db.mint(keyspace="other")
@@ -83,7 +86,7 @@ def _request(db, api_key):
 
 REASONS = {"of a member": "ok", "of a role": "ok", "limited": "ok", "rich": "ok",
            "of a rich tenant": "ok", "fenced": "ip_not_allowed", "revoked": "revoked",
-           "disabled": "disabled", "rotated": "ok", "suspended": "tenant_suspended", "successor": "ok",
+           "disabled": "disabled", "idle": "idle", "rotated": "ok", "suspended": "tenant_suspended", "successor": "ok",
            "of the limited": "ok", "of the rich": "ok"}
 
 

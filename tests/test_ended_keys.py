@@ -10,6 +10,7 @@ from test_pre_request import postgrest  # noqa: F401, a fixture
 ENDS = {
     "expired": "UPDATE keysmith_private.key SET expires_at = clock_timestamp() WHERE key_id = %s",
     "disabled": "SELECT keysmith.disable(%s)",
+    "idle": "UPDATE keysmith_private.key SET disabled_at = now(), disabled_reason = 'idle' WHERE key_id = %s",
     "revoked": "SELECT keysmith.revoke(%s)",
 }
 USUAL = (401, "invalid_api_key", "The API key is not valid.")
@@ -46,7 +47,7 @@ def test_without_an_entry_nothing_is_told(db, keys, entry):
 
 def test_an_entry_is_for_its_reason_only(db, keys):
     own = {"expired": {"code": "key_expired", "message": "Renew it.", "status": 402},
-           "disabled": {"message": "Ask your administrator."}, "revoked": "gone"}
+           "disabled": {"message": "Ask your administrator."}, "idle": {"code": "unused"}, "revoked": "gone"}
     for named in own:
         codes(db, {named: own[named]})
         for reason, key in keys.items():
@@ -54,13 +55,14 @@ def test_an_entry_is_for_its_reason_only(db, keys):
     codes(db, {**own, "invalid_api_key": {"code": "bad_key", "status": 403}})
     assert [told(db.verify(key.api_key)) for key in keys.values()] == [
         (402, "key_expired", "Renew it."), (401, "disabled", "Ask your administrator."),
+        (401, "unused", "The API key was disabled, because it was not used."),
         (401, "gone", "The API key was revoked.")]
     assert told(db.verify(MISTYPED)) == (403, "bad_key", "The API key is not valid.")
     assert db.verify(db.mint().api_key).code == "ok"
 
 
 def test_a_key_of_another_keyspace_learns_nothing(db, keys):
-    db.call("create_keyspace", "other", codes='{"expired": "a", "disabled": "b", "revoked": "c"}')
+    db.call("create_keyspace", "other", codes='{"expired": "a", "disabled": "b", "idle": "d", "revoked": "c"}')
     for key in keys.values():
         verdict = db.verify(key.api_key, keyspace="other")
         assert (verdict.reason, told(verdict)) == ("wrong_keyspace", USUAL)

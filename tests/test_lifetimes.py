@@ -6,7 +6,9 @@ from psycopg.types.json import Jsonb
 from conftest import Database
 
 BAD_LIFETIMES = ["0", "0 seconds", "-1 day", "1 year", "1 month", "13 months", "1 month -30 days", "36501 days",
-                 "0.5 seconds", "178000000 years"]
+                 "0.5 seconds", "178000000 years", "infinity", "-infinity"]
+# PostgreSQL does not read these as intervals, or not all of its versions do.
+UNREAD = ["0", "178000000 years", "infinity", "-infinity"]
 
 
 def alter(db, keyspace="default", **options):
@@ -198,11 +200,25 @@ def test_bad_lifetimes(db, lifetime):
     db.tenant()
     for option in ("default_lifetime", "max_lifetime"):
         db.refused("KS400", "alter_keyspace", "default", Jsonb({option: lifetime}))
-        if lifetime != "178000000 years" and lifetime != "0":
+        if lifetime not in UNREAD:
             error = db.refused("KS400", "create_keyspace", "other", **{option: lifetime})
             assert "must be an interval from 1 second to 36500 days" in error and option in error
     db.refused("KS400", "alter_tenant", "acme", Jsonb({"max_lifetime": lifetime}))
+    if lifetime not in UNREAD:
+        db.refused("KS400", "create_tenant", "globex", max_lifetime=lifetime)
     assert db.rows("SELECT default_lifetime, max_lifetime FROM keysmith_private.keyspace") == [(None, None)]
+    assert db.rows("SELECT name, max_lifetime FROM keysmith_private.tenant") == [("acme", None)]
+
+
+def test_null_is_no_bound(db):
+    db.call("create_keyspace", "other", default_lifetime=None, max_lifetime=None)
+    db.tenant(keyspace="other", max_lifetime=None)
+    assert db.mint(keyspace="other").expires_at is None
+    alter(db, "other", default_lifetime="1 day", max_lifetime="2 days")
+    db.call("alter_tenant", "acme", Jsonb({"max_lifetime": "3 days"}), keyspace="other")
+    alter(db, "other", default_lifetime=None, max_lifetime=None)
+    db.call("alter_tenant", "acme", Jsonb({"max_lifetime": None}), keyspace="other")
+    assert db.mint(keyspace="other").expires_at is None
 
 
 @pytest.mark.parametrize("value", [90, True, ["90 days"], {"days": 90}, "soon", ""])

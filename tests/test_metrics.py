@@ -96,7 +96,8 @@ def test_each_outcome_is_counted(db):
     db.call("define_role", "default", "editor", ["a"])
     db.call("set_member", "acme", "ann", "editor")
     key = db.mint().api_key
-    disabled, revoked, owned, suspended = db.mint(), db.mint(), db.mint(owner="ann"), db.mint("idle")
+    disabled, unused, revoked, owned, suspended = db.mint(), db.mint(), db.mint(), db.mint(owner="ann"), db.mint("idle")
+    db.rows("UPDATE keysmith_private.key SET disabled_at = now(), disabled_reason = 'idle' WHERE key_id = %s", unused.key_id)
     db.call("disable", disabled.key_id)
     db.call("revoke", revoked.key_id)
     db.call("remove_member", "acme", "ann")
@@ -131,6 +132,7 @@ def test_each_outcome_is_counted(db):
         "revoked": lambda: db.reason(revoked.api_key),
         "expired": lambda: db.reason(expired.api_key),
         "disabled": lambda: db.reason(disabled.api_key),
+        "idle": lambda: db.reason(unused.api_key),
         "tenant_suspended": lambda: db.reason(suspended.api_key),
         "owner_gone": lambda: db.reason(owned.api_key),
         "ip_not_allowed": lambda: db.reason(fenced, ip="198.51.100.7"),

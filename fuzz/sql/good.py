@@ -30,7 +30,7 @@ GOOD = {
                           """'{"limits": [{"name": "a", "limit": 9, "window": "1 hour"}]}'""", """'{"allowlist": null, "owner": null}'""", """'{"role": "reader"}'"""],
     "alter_tenant.changes": ["""'{"plan": "pro"}'""", """'{"credits": {"refill": 10, "every": "day"}}'""", """'{"limits": [], "metadata": {}}'""",
                              """'{"credits": {"balance": 5}}'"""],
-    "alter_keyspace.changes": ["""'{"label_length": 50}'""", f"""'{{"codes": {CODES}}}'""", f"""'{{"display": {DISPLAY}}}'""", """'{"usage_log": "refusals"}'""",
+    "alter_keyspace.changes": ["""'{"label_length": 50}'""", f"""'{{"codes": {CODES}}}'""", f"""'{{"display": {DISPLAY}}}'""", """'{"usage_log": "refusals"}'""", """'{"max_idle": "1 hour"}'""",
                                """'{"max_active_keys": 50, "at_max": "replace"}'""", f"""'{{"plan_features": {FEATURES}}}'""", """'{"schemes": ["bearer"]}'"""],
     "method": ["'GET'", "'POST'", "'DELETE'", "'PATCH'", "'HEAD'"], "operation": ["'mint'", "'list_keys'", "'show_key'", "'revoke'", "'alter_key'", "'whoami'", "'rotate'"],
     "define_endpoint.pattern": ["'/v1/keys'", "'/v1/keys/{id}'", "'/v1/me'"], "define_endpoint.status": ["NULL", "200", "204"],

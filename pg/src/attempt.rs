@@ -3,6 +3,7 @@
 use crate::error::{Error, Result, message_of};
 use crate::memory::{self, Watch};
 use crate::transaction::{in_subtransaction, is_in_progress};
+use crate::worker;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, BackendState};
@@ -25,8 +26,7 @@ pub type Outcome<T> = std::result::Result<T, Failure>;
 /// Runs `body` in a new transaction. Only for background workers, and only while no transaction is
 /// in progress. Meanwhile `pg_stat_activity` shows `activity`.
 pub fn transaction<T>(activity: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
-    // SAFETY: reads a pointer that is set in background workers.
-    if unsafe { pg_sys::MyBgworkerEntry }.is_null() || is_in_progress() {
+    if !worker::is_one() || is_in_progress() {
         pgrx::error!("keysmith begins transactions only in background workers");
     }
     let activity = CString::new(activity).unwrap_or_default();

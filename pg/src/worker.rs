@@ -164,6 +164,12 @@ pub fn attend() {
     attended.catch_others(|_| ()).execute();
 }
 
+/// Whether this process is a background worker.
+pub fn is_one() -> bool {
+    // SAFETY: reads a pointer that is set in background workers.
+    unsafe { !pg_sys::MyBgworkerEntry.is_null() }
+}
+
 /// Whether the worker has received SIGTERM.
 pub fn shutdown_requested() -> bool {
     // SAFETY: a flag that the signal handler sets.

@@ -8,8 +8,9 @@ COMMENT ON FUNCTION keysmith_private.credits_at(bigint, bigint, text, timestampt
 'The credits of a row of the table credit at a moment, a refill that is due included; null without a row';
 
 CREATE FUNCTION keysmith_private.key_status(
-    revoked_at timestamptz, expires_at timestamptz, disabled_at timestamptz, moment timestamptz
+    revoked_at timestamptz, expires_at timestamptz, disabled_at timestamptz, disabled_reason text,
+    moment timestamptz
 ) RETURNS text
 LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_key_status';
-COMMENT ON FUNCTION keysmith_private.key_status(timestamptz, timestamptz, timestamptz, timestamptz) IS
-'The state of a key at a moment: active, disabled, expired or revoked';
+COMMENT ON FUNCTION keysmith_private.key_status(timestamptz, timestamptz, timestamptz, text, timestamptz) IS
+'The state of a key at a moment: active, disabled, idle, expired or revoked';

@@ -140,7 +140,8 @@ impl<'a> Subject<'a> {
             Subject::Key(key_id) => (
                 saved!("SELECT pg_catalog.to_jsonb(k) - '{status,last_used_at}'::text[]
                      || pg_catalog.jsonb_build_object('refill', c.refill, 'every', c.every,
-                        'refilled_at', c.refilled_at, 'purse', r.purse), k.tenant, r.tenant_id
+                        'refilled_at', c.refilled_at, 'purse', r.purse,
+                        'disabled_reason', r.disabled_reason), k.tenant, r.tenant_id
                  FROM keysmith_private.key_listing k
                  JOIN keysmith_private.key r ON r.key_id = k.key_id
                  LEFT JOIN keysmith_private.credit c
@@ -280,7 +281,10 @@ pub fn before_commit() -> Result<()> {
         notes.into_iter().map(|(_, note)| note).filter(|note| note.table == ours).collect();
     // Statements need an active snapshot, and the commit has already dropped it.
     transaction::with_snapshot(|| catalog.as_owner(|| append::append(&catalog, &notes)))?;
-    if !notes.iter().all(|note| GIVING.contains(&note.action.as_str())) {
+    // What a worker disabled is disabled again after a failover. It must not wait for a standby that
+    // is away: records would wait, too.
+    let is_giving = |note: &Note| GIVING.contains(&note.action.as_str());
+    if !pg::worker::is_one() && !notes.iter().all(is_giving) {
         transaction::force_synchronous_commit();
     }
     Ok(())

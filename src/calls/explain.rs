@@ -278,7 +278,14 @@ fn what_it_saw(
             format!("{}; {} was asked for", lossy(found.environment), asked(demand.environment))
         }
         "revocation" => moment(found.revoked_at, "not revoked", "revoked at"),
-        "disablement" => if found.disabled { "disabled" } else { "enabled" }.into(),
+        "disablement" => match found.disabled {
+            None => "enabled",
+            Some(Reason::Idle) => {
+                "disabled, because it was not used for the max_idle of its keyspace"
+            }
+            Some(_) => "disabled",
+        }
+        .into(),
         "tenant" => {
             let state = if found.tenant_suspended { "suspended" } else { "not suspended" };
             format!("{} is {state}", lossy(holder.tenant.unwrap_or_default()))

@@ -27,7 +27,7 @@ columns! {
         created_at: Timestamp, limits: Text, charges: Texts, usage_log: Text, usage_details: Boolean,
         has_bar_imports: Boolean, has_last_part_imports: Boolean, has_sha512_imports: Boolean,
         error_body: Text, default_lifetime: Interval, max_lifetime: Interval, require_label: Boolean,
-        unique_labels: Boolean,
+        unique_labels: Boolean, max_idle: Interval, max_idle_since: Timestamp,
     }
     keyspace_prefix { keyspace: Text, kind: Text, environment: Text, prefix: Text }
     answer { keyspace: Text, answer: Text, status: Integer, code: Text, message: Text }
@@ -55,7 +55,7 @@ columns! {
         label: Text, key_prefix: Text, key_snippet: Text, created_by: Text, revoked_reason: Text,
         rotated_to: Uuid, display_id: Text, regenerated: Boolean, imported: Boolean, origin: Uuid,
         limits: Text, shared_limits: Text, purse: Uuid,
-        idempotency_digest: Bytea, arguments_digest: Bytea,
+        idempotency_digest: Bytea, arguments_digest: Bytea, enabled_at: Timestamp, disabled_reason: Text,
     }
     credit {
         credit_id: Uuid, key_id: Uuid, tenant_id: Uuid, balance: Bigint, refill: Bigint,

@@ -348,6 +348,13 @@ impl<'a> KeyRows<'a> {
         }
     }
 
+    #[inline]
+    fn disabled(&self) -> Option<Reason> {
+        let is_idle = || self.key.bytes(key::disabled_reason) == Some(b"idle");
+        let is_disabled = !self.key.is_null(key::disabled_at);
+        is_disabled.then(|| if is_idle() { Reason::Idle } else { Reason::Disabled })
+    }
+
     /// The facts that the rules decide by.
     #[inline]
     pub fn found<'f>(
@@ -362,7 +369,7 @@ impl<'a> KeyRows<'a> {
             kind: self.key.bytes(key::kind).and_then(Kind::parse),
             revoked_at: self.key.timestamp(key::revoked_at),
             expires_at,
-            disabled: !self.key.is_null(key::disabled_at),
+            disabled: self.disabled(),
             tenant_suspended: self.tenant.as_ref().is_none_or(is_suspended),
             owner_gone: self.owner.is_none() && !self.key.is_null(key::owner),
             allowlist: allowlist.map(|list| list as &dyn Allowlist),

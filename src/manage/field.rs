@@ -3,7 +3,7 @@
 use super::key::{MAX_SCOPES, distinct};
 use keysmith_core::key::{display, format};
 use keysmith_core::policy::allowlist::{self, MAX_NETWORKS};
-use keysmith_core::policy::lifetime::{self, LIFETIME_RULE};
+use keysmith_core::policy::lifetime::{self, IDLE_RULE, LIFETIME_RULE};
 use keysmith_core::policy::name::{IDENTIFIER_RULE, NAME_RULE, is_identifier, is_name};
 use keysmith_core::policy::scope::{SCOPE_RULE, is_grant};
 use pg::{input, output};
@@ -134,6 +134,20 @@ impl Lifetime {
     /// As PostgreSQL reads it. It has no days: these may have 23 hours, or 25.
     pub fn text(self) -> String {
         format!("{} microseconds", self.0)
+    }
+}
+
+/// How long a key may be unused.
+#[derive(Clone, Copy, Deserialize, Serialize)]
+#[serde(try_from = "String")]
+pub struct IdleTime(Lifetime);
+
+impl TryFrom<String> for IdleTime {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<IdleTime, &'static str> {
+        let length = Lifetime::try_from(text).ok();
+        length.filter(|length| lifetime::may_be_idle_for(length.0)).map(IdleTime).ok_or(IDLE_RULE)
     }
 }
 

@@ -226,7 +226,8 @@ fn disable(call: &Call) -> Result<Option<Datum>> {
         false,
         saved!(
             "UPDATE keysmith_private.key SET
-                 disabled_at = coalesce(disabled_at, pg_catalog.clock_timestamp())
+                 disabled_at = coalesce(disabled_at, pg_catalog.clock_timestamp()),
+                 disabled_reason = NULL
              WHERE key_id = $1"
         ),
     )
@@ -238,7 +239,11 @@ fn enable(call: &Call) -> Result<Option<Datum>> {
         needs::enable,
         "enable",
         true,
-        saved!("UPDATE keysmith_private.key SET disabled_at = NULL WHERE key_id = $1"),
+        saved!(
+            "UPDATE keysmith_private.key SET disabled_at = NULL, disabled_reason = NULL,
+                 enabled_at = pg_catalog.clock_timestamp()
+             WHERE key_id = $1"
+        ),
     )
 }
 

@@ -25,7 +25,8 @@ macro_rules! listed {
              k.revoked_at, least(k.expires_at, k.created_at + (
                  SELECT least(t.max_lifetime, s.max_lifetime)
                  FROM keysmith_private.tenant t JOIN keysmith_private.keyspace s USING (keyspace)
-                 WHERE t.tenant_id = $1)), k.disabled_at, pg_catalog.clock_timestamp()))
+                 WHERE t.tenant_id = $1)), k.disabled_at, k.disabled_reason,
+             pg_catalog.clock_timestamp()))
          AND ($5 IS NULL OR k.kind = $5) AND ($6 IS NULL OR k.environment = $6)"
     };
 }
@@ -90,7 +91,7 @@ pub fn page(
     limit: i64,
     skip: i64,
 ) -> Result<(i64, Vec<String>)> {
-    const STATUSES: [&str; 4] = ["active", "disabled", "expired", "revoked"];
+    const STATUSES: [&str; 5] = ["active", "disabled", "idle", "expired", "revoked"];
     if filter.status.is_some_and(|status| !STATUSES.contains(&status)) {
         return Err(Error::argument("status", format!("must be one of {}", STATUSES.join(", "))));
     }

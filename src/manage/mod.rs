@@ -21,6 +21,7 @@ mod field;
 mod hashing_state;
 mod help;
 mod idempotency;
+mod idle;
 mod isolation;
 mod json;
 mod key;

@@ -1,9 +1,10 @@
 //! The options of a keyspace: read, checked, stored.
 
 use super::field::{
-    Environment, Grants, IdTemplate, KeyPrefix, Lifetime, Line, List, Name, Template, Within,
-    text_types,
+    Environment, Grants, IdTemplate, IdleTime, KeyPrefix, Lifetime, Line, List, Name, Template,
+    Within, text_types,
 };
+use super::idle;
 use super::json;
 use super::key::MAX_SCOPES;
 use super::limits::{self, Limits};
@@ -55,13 +56,14 @@ pub struct Options {
     max_lifetime: Patch<Lifetime>,
     require_label: Patch<bool>,
     unique_labels: Patch<bool>,
+    max_idle: Patch<IdleTime>,
 }
 
 /// Reads an argument of `create_keyspace`.
 type Read = fn(&Call, usize, &str) -> Result<Option<Value>>;
 
 /// The arguments of `create_keyspace` after the name, in their order.
-const ARGUMENTS: [(&str, Read); 22] = [
+const ARGUMENTS: [(&str, Read); 23] = [
     ("prefixes", json::value),
     ("empty_scopes", text),
     ("default_scopes", required_texts),
@@ -84,6 +86,7 @@ const ARGUMENTS: [(&str, Read); 22] = [
     ("max_lifetime", interval),
     ("require_label", boolean),
     ("unique_labels", boolean),
+    ("max_idle", interval),
 ];
 
 #[derive(Deserialize, Serialize)]
@@ -310,12 +313,10 @@ impl Options {
         if let Some(display) = self.display.change() {
             columns.extend(patch::record(display.unwrap_or(&Display::default()))?);
         }
-        patch::update(
-            "keysmith_private.keyspace",
-            ("keyspace", Param::text(keyspace)),
-            columns,
-            None,
-        )
+        let since = (!self.max_idle.is_absent()).then(idle::counted_from);
+        let row = ("keyspace", Param::text(keyspace));
+        patch::update("keysmith_private.keyspace", row, columns, since)?;
+        idle::check_is_recorded(keyspace, self.max_idle.value().is_some())
     }
 }
 

@@ -10,6 +10,17 @@ const LONGEST: i64 = 36_500 * DAY;
 pub const LIFETIME_RULE: &str =
     "must be an interval from 1 second to 36500 days, such as 90 days, without months and years";
 
+/// The shortest time after which a key counts as not used: keys are disabled within an hour.
+const SHORTEST_IDLE: i64 = 3_600_000_000;
+
+pub const IDLE_RULE: &str =
+    "must be an interval from 1 hour to 36500 days, such as 90 days, without months and years";
+
+/// Whether a lifetime may also be the time after which unused keys are disabled.
+pub fn may_be_idle_for(length: i64) -> bool {
+    length >= SHORTEST_IDLE
+}
+
 /// The length of an interval in microseconds, if keys may have it as their lifetime. A day has 24
 /// hours; months and years differ in length.
 pub fn length(months: i32, days: i32, micros: i64) -> Option<i64> {

@@ -43,7 +43,8 @@ pub struct Found<'a> {
     /// of this one.
     pub revoked_at: Option<Instant>,
     pub expires_at: Option<Instant>,
-    pub disabled: bool,
+    /// Why it is disabled, if it is.
+    pub disabled: Option<Reason>,
     pub tenant_suspended: bool,
     pub owner_gone: bool,
     pub allowlist: Option<&'a dyn Allowlist>,
@@ -62,7 +63,7 @@ pub const RULES: [Rule; 9] = [
     Rule { name: "environment", refuses: environment },
     Rule { name: "revocation", refuses: revocation },
     Rule { name: "expiry", refuses: expiry },
-    Rule { name: "disablement", refuses: |key, _| key.disabled.then_some(Reason::Disabled) },
+    Rule { name: "disablement", refuses: |key, _| key.disabled },
     Rule {
         name: "tenant",
         refuses: |key, _| key.tenant_suspended.then_some(Reason::TenantSuspended),
@@ -153,7 +154,7 @@ mod tests {
             kind: Some(Kind::Secret),
             revoked_at: None,
             expires_at: None,
-            disabled: false,
+            disabled: None,
             tenant_suspended: false,
             owner_gone: false,
             allowlist: None,
@@ -177,7 +178,7 @@ mod tests {
             Reason::WrongEnvironment => demand.environment = Some(b"test"),
             Reason::Revoked => found.revoked_at = Some(1000),
             Reason::Expired => found.expires_at = Some(1000),
-            Reason::Disabled => found.disabled = true,
+            Reason::Disabled | Reason::Idle => found.disabled = Some(reason),
             Reason::TenantSuspended => found.tenant_suspended = true,
             Reason::OwnerGone => found.owner_gone = true,
             Reason::IpNotAllowed => {

@@ -16,6 +16,8 @@ pub enum Reason {
     Revoked,
     Expired,
     Disabled,
+    /// The worker disabled it, because it was not used.
+    Idle,
     TenantSuspended,
     OwnerGone,
     IpNotAllowed,
@@ -31,7 +33,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the rules that give them.
-    pub const ALL: [Reason; 23] = [
+    pub const ALL: [Reason; 24] = [
         Reason::Ok,
         Reason::Public,
         Reason::Missing,
@@ -44,6 +46,7 @@ impl Reason {
         Reason::Revoked,
         Reason::Expired,
         Reason::Disabled,
+        Reason::Idle,
         Reason::TenantSuspended,
         Reason::OwnerGone,
         Reason::IpNotAllowed,
@@ -71,6 +74,7 @@ impl Reason {
             Reason::Revoked => "revoked",
             Reason::Expired => "expired",
             Reason::Disabled => "disabled",
+            Reason::Idle => "idle",
             Reason::TenantSuspended => "tenant_suspended",
             Reason::OwnerGone => "owner_gone",
             Reason::IpNotAllowed => "ip_not_allowed",
@@ -109,6 +113,7 @@ impl Reason {
             | Reason::Revoked
             | Reason::Expired
             | Reason::Disabled
+            | Reason::Idle
             | Reason::TenantSuspended
             | Reason::OwnerGone => Answer::InvalidApiKey,
             Reason::ReplicaBehind => Answer::Unavailable,
@@ -128,6 +133,7 @@ impl Reason {
             Reason::Revoked => Some(Answer::Revoked),
             Reason::Expired => Some(Answer::Expired),
             Reason::Disabled => Some(Answer::Disabled),
+            Reason::Idle => Some(Answer::Idle),
             _ => None,
         }
     }
@@ -150,6 +156,7 @@ pub enum Answer {
     Revoked,
     Expired,
     Disabled,
+    Idle,
     // Errors of operations.
     InvalidRequest,
     Forbidden,
@@ -163,7 +170,7 @@ pub enum Answer {
 
 impl Answer {
     /// All answers. A keyspace may replace their codes and messages.
-    pub const ALL: [Answer; 21] = [
+    pub const ALL: [Answer; 22] = [
         Answer::Ok,
         Answer::MissingAuthorization,
         Answer::InvalidAuthorization,
@@ -177,6 +184,7 @@ impl Answer {
         Answer::Revoked,
         Answer::Expired,
         Answer::Disabled,
+        Answer::Idle,
         Answer::InvalidRequest,
         Answer::Forbidden,
         Answer::NotFound,
@@ -201,7 +209,8 @@ impl Answer {
             | Answer::InvalidApiKey
             | Answer::Revoked
             | Answer::Expired
-            | Answer::Disabled => 401,
+            | Answer::Disabled
+            | Answer::Idle => 401,
             Answer::IpNotAllowed
             | Answer::InsufficientKind
             | Answer::InsufficientScope
@@ -233,6 +242,7 @@ impl Answer {
             Answer::Revoked => "revoked",
             Answer::Expired => "expired",
             Answer::Disabled => "disabled",
+            Answer::Idle => "idle",
             Answer::InvalidRequest => "invalid_request",
             Answer::Forbidden => "forbidden",
             Answer::NotFound => "not_found",
@@ -259,6 +269,7 @@ impl Answer {
             Answer::Revoked => "The API key was revoked.",
             Answer::Expired => "The API key has expired.",
             Answer::Disabled => "The API key is disabled.",
+            Answer::Idle => "The API key was disabled, because it was not used.",
             Answer::InvalidRequest => "The request is not valid.",
             Answer::Forbidden => "This is not allowed.",
             Answer::NotFound => "There is no such thing.",

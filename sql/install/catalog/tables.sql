@@ -47,7 +47,9 @@ CREATE TABLE keysmith_private.keyspace (
     default_lifetime interval CHECK (default_lifetime BETWEEN '1 second' AND '876000 hours'),
     max_lifetime     interval CHECK (max_lifetime BETWEEN '1 second' AND '876000 hours'),
     require_label    boolean NOT NULL DEFAULT false,
-    unique_labels    boolean NOT NULL DEFAULT false
+    unique_labels    boolean NOT NULL DEFAULT false,
+    max_idle         interval CHECK (max_idle BETWEEN '1 hour' AND '876000 hours'),
+    max_idle_since   timestamptz
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -67,6 +69,8 @@ COMMENT ON COLUMN keysmith_private.keyspace.default_lifetime IS 'The lifetime of
 COMMENT ON COLUMN keysmith_private.keyspace.max_lifetime IS 'How long keys live from their creation on, at most; null for no end';
 COMMENT ON COLUMN keysmith_private.keyspace.require_label IS 'Whether keys must have a label';
 COMMENT ON COLUMN keysmith_private.keyspace.unique_labels IS 'Whether a tenant''s keys of an environment must have different labels';
+COMMENT ON COLUMN keysmith_private.keyspace.max_idle IS 'How long a key may be unused before it is disabled; null for any time';
+COMMENT ON COLUMN keysmith_private.keyspace.max_idle_since IS 'The time when max_idle got its value; no key is disabled earlier than so long after it';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
@@ -223,11 +227,14 @@ CREATE TABLE keysmith_private.key (
     purse          uuid,
     idempotency_digest bytea CHECK (pg_catalog.octet_length(idempotency_digest) = 32),
     arguments_digest   bytea CHECK (pg_catalog.octet_length(arguments_digest) = 32),
+    enabled_at      timestamptz,
+    disabled_reason text CHECK (disabled_reason = 'idle'),
     UNIQUE (digest, keyspace),
     UNIQUE (keyspace, display_id),
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
     FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role,
     CHECK ((revoked_at IS NULL) = (revoked_reason IS NULL)),
+    CHECK (disabled_at IS NOT NULL OR disabled_reason IS NULL),
     -- A key with a successor is revoked, or expires at some time.
     CHECK (rotated_to IS NULL OR revoked_at IS NOT NULL OR expires_at IS NOT NULL)
 );
@@ -246,6 +253,8 @@ COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'The rate limits of the 
 COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends, if a key made it; null if it spends its own or its tenant''s';
 COMMENT ON COLUMN keysmith_private.key.idempotency_digest IS 'A digest of the idempotency_key of the call that made it';
 COMMENT ON COLUMN keysmith_private.key.arguments_digest IS 'A digest of the other arguments of that call';
+COMMENT ON COLUMN keysmith_private.key.enabled_at IS 'The time of the last call of enable()';
+COMMENT ON COLUMN keysmith_private.key.disabled_reason IS 'idle if the key was disabled because it was not used; null if somebody disabled it';
 COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
 CREATE TABLE keysmith_private.access (

@@ -5,7 +5,8 @@ SELECT k.key_id,
        t.name AS tenant,
        k.keyspace,
        k.label,
-       keysmith_private.key_status(k.revoked_at, e.expires_at, k.disabled_at, pg_catalog.clock_timestamp())
+       keysmith_private.key_status(k.revoked_at, e.expires_at, k.disabled_at, k.disabled_reason,
+                                   pg_catalog.clock_timestamp())
            AS status,
        k.kind,
        k.environment,
@@ -60,7 +61,7 @@ COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; it is not secret';
 COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.keys.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.keys.status IS 'The state of the key now: active, disabled, expired or revoked';
+COMMENT ON COLUMN keysmith.keys.status IS 'The state of the key now: active, disabled, idle, expired or revoked';
 COMMENT ON COLUMN keysmith.keys.kind IS 'secret, or publishable for a key that may be public';
 COMMENT ON COLUMN keysmith.keys.environment IS 'The environment of the key, such as live or test';
 COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, by which people recognize it';

@@ -63,7 +63,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            l.events_unsent, l.last_event_unsent_at, pg_notification_queue_usage()
     FROM keysmith_private.library() l, (
         SELECT count(*) FILTER (WHERE a.status = 'active') AS active,
-               count(*) FILTER (WHERE a.status = 'disabled') AS disabled,
+               count(*) FILTER (WHERE a.status IN ('disabled', 'idle')) AS disabled,
                count(*) FILTER (WHERE a.status = 'expired') AS expired,
                count(*) FILTER (WHERE a.status = 'revoked') AS revoked
         FROM keysmith_private.all_keys a) AS k

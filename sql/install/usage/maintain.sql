@@ -135,7 +135,7 @@ DECLARE
 BEGIN
     -- If a task fails, the others are done all the same. Dropping comes last: it locks usage_event
     -- until the commit.
-    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,retention}'::text[] LOOP
+    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,retention}'::text[] LOOP
         BEGIN
             CASE task
                 WHEN 'partitions' THEN
@@ -148,6 +148,8 @@ BEGIN
                     DELETE FROM keysmith_private.usage_unknown WHERE hour < oldest;
                     GET DIAGNOSTICS forgotten = ROW_COUNT;
                     outcome := forgotten || ' counts dropped';
+                WHEN 'idle keys' THEN
+                    outcome := keysmith_private.disable_all_idle_keys();
                 WHEN 'retention' THEN
                     outcome := keysmith_private.usage_drop_old(oldest);
             END CASE;
@@ -162,4 +164,4 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION keysmith.maintain() IS
-'Makes partitions, adds up totals and drops old usage; see keysmith.usage_retention';
+'Maintains the tables of usage, and disables idle keys; see keysmith.usage_retention';

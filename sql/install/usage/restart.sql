@@ -21,6 +21,7 @@ CREATE TABLE keysmith_private.usage_incarnation (
     primary_since timestamptz,
     timeline      bigint,
     unknown_seen  bigint NOT NULL DEFAULT 0,
+    dropped_at    timestamptz,
     PRIMARY KEY (incarnation, database)
 );
 COMMENT ON TABLE keysmith_private.usage_incarnation IS 'The incarnations of the shared memory in which records wait, and the records that may have been lost with each';
@@ -32,6 +33,7 @@ COMMENT ON COLUMN keysmith_private.usage_incarnation.node_name IS 'The name of t
 COMMENT ON COLUMN keysmith_private.usage_incarnation.primary_since IS 'The time from which on the server was the primary; null if it was a standby all the time';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.timeline IS 'The timeline on which it was the primary';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'The number of the standby''s requests without a known key that are counted';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.dropped_at IS 'The time when it was last noted that records were dropped';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'The lost records were made between this time and lost_until';
 
 SELECT pg_catalog.pg_extension_config_dump('keysmith_private.usage_incarnation', '');

@@ -134,12 +134,15 @@ impl CurrentIncarnation {
         let noted = spi::execute(
             "INSERT INTO keysmith_private.usage_incarnation AS i
                  (incarnation, database, server, started_at, most_waiting,
-                  last_sequence, stored, dropped, last_flush_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp())
+                  last_sequence, stored, dropped, last_flush_at, dropped_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp(),
+                     CASE WHEN $8 > 0 THEN pg_catalog.clock_timestamp() END)
              ON CONFLICT (incarnation, database) DO UPDATE
              SET last_sequence = greatest(i.last_sequence, excluded.last_sequence),
                  stored = i.stored + excluded.stored, dropped = excluded.dropped,
-                 last_flush_at = excluded.last_flush_at, closed_at = NULL
+                 last_flush_at = excluded.last_flush_at, closed_at = NULL,
+                 dropped_at = CASE WHEN excluded.dropped > i.dropped THEN excluded.dropped_at
+                     ELSE i.dropped_at END
              WHERE i.last_sequence <= $9",
             &[
                 incarnation,

@@ -195,7 +195,8 @@ pub fn receive(from: &Incarnation, load: &Load) -> Result<Marks> {
     spi::execute(
         "UPDATE keysmith_private.usage_incarnation
          SET last_sequence = $3, stored = stored + $4, dropped = greatest(dropped, $5), unknown_seen = $6,
-             last_flush_at = CASE WHEN $7 THEN pg_catalog.clock_timestamp() ELSE last_flush_at END
+             last_flush_at = CASE WHEN $7 THEN pg_catalog.clock_timestamp() ELSE last_flush_at END,
+             dropped_at = CASE WHEN $5 > dropped THEN pg_catalog.clock_timestamp() ELSE dropped_at END
          WHERE incarnation = $1 AND database = $2",
         &[
             incarnation,

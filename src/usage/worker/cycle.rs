@@ -6,6 +6,7 @@ use crate::usage::settings;
 use crate::usage::standby::sender::subscribes;
 use crate::usage::transaction::extension_exists;
 use crate::usage::worker::flush::{Flusher, Step};
+use crate::usage::worker::idle::IdleKeys;
 use crate::usage::worker::process::{
     LOOKS_AROUND, STORES_UNKNOWN, attend, server_is_stopping, shutdown_requested, step_down,
 };
@@ -16,6 +17,8 @@ use pg::worker::forget_cancellation;
 use std::sync::atomic::Ordering::SeqCst;
 
 const MAINTAINS: i64 = 60_000_000;
+/// How many portions of the keys it looks at without a break.
+const MOST_PORTIONS: u32 = 50;
 /// It leaves after so many idle flush intervals. PostgreSQL has eight processes for all workers by
 /// default.
 const IDLE_INTERVALS: i64 = 10;
@@ -36,6 +39,7 @@ pub struct Worker {
     maintained_at: i64,
     /// Whether something was stored since.
     has_stored: bool,
+    idle_keys: IdleKeys,
     busy_at: i64,
 }
 
@@ -56,6 +60,7 @@ impl Worker {
             unknown_at: 0,
             maintained_at: start,
             has_stored: false,
+            idle_keys: IdleKeys::new(),
             busy_at: start,
         }
     }
@@ -136,33 +141,56 @@ impl Worker {
         self.has_stored = false;
         if self.still_has_extension() {
             self.flusher.maintain();
+            self.disable_idle_keys();
+        }
+    }
+
+    /// Disables keys that are not used. Nothing is known of their use while records can't be stored.
+    fn disable_idle_keys(&mut self) {
+        if !self.idle_keys.is_due() || !self.flusher.has_idle_limit() {
+            return;
+        }
+        for _ in 0..MOST_PORTIONS {
+            if !self.drain() {
+                return;
+            }
+            match self.idle_keys.look() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(failure) => {
+                    self.flusher.remember(&failure.message);
+                    pgrx::warning!("keysmith: idle keys are not disabled: {}", failure.message);
+                    return;
+                }
+            }
         }
     }
 
     /// Stores what had come when it began, batch after batch. Records that come meanwhile wait. Under
     /// load there would be no end of small batches otherwise, and a batch of ten records costs much
-    /// the same as one of thousands.
-    fn drain(&mut self) {
+    /// the same as one of thousands. True if all of it is stored.
+    fn drain(&mut self) -> bool {
         let newest = self.flusher.queue.with(self.flusher.place, |d| d.records.sequence);
         while self.flusher.may_try() && !shutdown_requested() && !my_database_is_wanted() {
             match self.flusher.batch() {
-                Step::Empty => return,
+                Step::Empty => return true,
                 Step::Stored => {
                     self.busy_at = monotonic();
                     self.has_stored = true;
                     if newest.is_none_or(|newest| self.flusher.stored_up_to() >= newest) {
-                        return;
+                        return true;
                     }
                 }
                 Step::Failed => {
                     self.busy_at = monotonic();
                     if !self.still_has_extension() {
-                        return;
+                        return false;
                     }
                 }
             }
             attend();
         }
+        false
     }
 
     /// Throws away what waits if the extension was dropped.
@@ -234,6 +262,12 @@ impl Worker {
         // If requests are few, no worker may stay until it is time to maintain.
         if self.is_open && self.has_stored {
             self.maintain();
+        }
+        // Unused keys make no records. The worker stays for them, unless there is no other process.
+        if self.is_open && self.patience() > 0 && self.flusher.has_idle_limit() {
+            self.disable_idle_keys();
+            self.busy_at = monotonic();
+            return false;
         }
         if self.is_open && !self.flusher.close() && self.still_has_extension() {
             return false;

@@ -298,6 +298,17 @@ impl Flusher {
         }
     }
 
+    /// Whether keys of some keyspace are disabled if they are not used.
+    pub fn has_idle_limit(&self) -> bool {
+        let found = transaction("looking for max_idle", || {
+            spi::execute(
+                "SELECT FROM keysmith_private.keyspace WHERE max_idle IS NOT NULL LIMIT 1",
+                &[],
+            )
+        });
+        found.is_ok_and(|keyspaces| keyspaces > 0)
+    }
+
     /// Makes the partitions of the next days.
     pub fn prepare(&mut self) {
         self.call("SELECT keysmith_private.usage_prepare()");

@@ -3,5 +3,6 @@
 pub mod backoff;
 pub mod cycle;
 pub mod flush;
+pub mod idle;
 mod main;
 pub mod process;

@@ -9,13 +9,14 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The refusals of any request with a key.
-const REFUSALS: [Answer; 12] = [
+const REFUSALS: [Answer; 13] = [
     Answer::MissingAuthorization,
     Answer::InvalidAuthorization,
     Answer::InvalidApiKey,
     Answer::Revoked,
     Answer::Expired,
     Answer::Disabled,
+    Answer::Idle,
     Answer::IpNotAllowed,
     Answer::InsufficientKind,
     Answer::InsufficientScope,
@@ -91,6 +92,7 @@ fn response(service: &Service, status: i32, errors: &[&HttpError]) -> Value {
         Answer::Revoked,
         Answer::Expired,
         Answer::Disabled,
+        Answer::Idle,
     ]);
     if is_challenge && service.schemes.challenges().next().is_some() {
         headers.insert("WWW-Authenticate".into(), json!({"schema": {"type": "string"}}));
