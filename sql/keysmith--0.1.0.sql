@@ -81,7 +81,12 @@ CREATE TABLE keysmith_private.keyspace (
     default_lifetime interval CHECK (default_lifetime BETWEEN '1 second' AND '876000 hours'),
     max_lifetime     interval CHECK (max_lifetime BETWEEN '1 second' AND '876000 hours'),
     require_label    boolean NOT NULL DEFAULT false,
-    unique_labels    boolean NOT NULL DEFAULT false
+    unique_labels    boolean NOT NULL DEFAULT false,
+    allowlist        cidr[]
+                     CHECK (pg_catalog.cardinality(allowlist) BETWEEN 1 AND 1000
+                            AND pg_catalog.array_position(allowlist, NULL) IS NULL),
+    key_limits       text COLLATE "C" CHECK (length(key_limits) BETWEEN 1 AND 4000),
+    key_credits      bigint CHECK (key_credits >= 0)
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -101,6 +106,9 @@ COMMENT ON COLUMN keysmith_private.keyspace.default_lifetime IS 'The lifetime of
 COMMENT ON COLUMN keysmith_private.keyspace.max_lifetime IS 'How long keys live from their creation on, at most; null for no end';
 COMMENT ON COLUMN keysmith_private.keyspace.require_label IS 'Whether keys must have a label';
 COMMENT ON COLUMN keysmith_private.keyspace.unique_labels IS 'Whether a tenant''s keys of an environment must have different labels';
+COMMENT ON COLUMN keysmith_private.keyspace.allowlist IS 'The networks that keys may be used from, whatever else their own allowlists name; null for all';
+COMMENT ON COLUMN keysmith_private.keyspace.key_limits IS 'The rate limits of a new key that is given none, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.keyspace.key_credits IS 'The credits of a new key that is given none; null for none';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
@@ -199,13 +207,22 @@ CREATE TABLE keysmith_private.tenant (
     metadata         jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
     limits           text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     erased_at        timestamptz,
+    allowlist        cidr[]
+                     CHECK (pg_catalog.cardinality(allowlist) BETWEEN 1 AND 1000
+                            AND pg_catalog.array_position(allowlist, NULL) IS NULL),
+    scopes           text[] COLLATE "C"
+                     CHECK (pg_catalog.cardinality(scopes) <= 1000
+                            AND pg_catalog.array_position(scopes, NULL) IS NULL),
     UNIQUE (keyspace, name),
     UNIQUE (tenant_id, keyspace),
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
+ALTER TABLE keysmith_private.tenant ALTER COLUMN allowlist SET STORAGE EXTERNAL;
 COMMENT ON TABLE keysmith_private.tenant IS 'The customers of a keyspace; they own keys';
 COMMENT ON COLUMN keysmith_private.tenant.max_lifetime IS 'How long its keys live from their creation on, at most';
 COMMENT ON COLUMN keysmith_private.tenant.limits IS 'The rate limits that all its keys of an environment share';
+COMMENT ON COLUMN keysmith_private.tenant.allowlist IS 'The networks that its keys may be used from; null for all. Long ones are stored out of line, as those of keys';
+COMMENT ON COLUMN keysmith_private.tenant.scopes IS 'The scopes that none of its keys goes beyond; null for all';
 COMMENT ON COLUMN keysmith_private.tenant.erased_at IS 'The time when it was erased; its requests are recorded without address and member since then';
 
 CREATE TABLE keysmith_private.member (
@@ -2180,10 +2197,13 @@ CREATE FUNCTION keysmith.create_keyspace(
     default_lifetime interval DEFAULT NULL,
     max_lifetime interval DEFAULT NULL,
     require_label boolean DEFAULT NULL,
-    unique_labels boolean DEFAULT NULL
+    unique_labels boolean DEFAULT NULL,
+    allowlist cidr[] DEFAULT NULL,
+    key_limits jsonb DEFAULT NULL,
+    key_credits bigint DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, cidr[], jsonb, bigint) IS
 'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -2380,10 +2400,12 @@ CREATE FUNCTION keysmith.create_tenant(
     credits jsonb DEFAULT NULL,
     tenant_id uuid DEFAULT NULL,
     if_not_exists boolean DEFAULT false,
-    max_lifetime interval DEFAULT NULL
+    max_lifetime interval DEFAULT NULL,
+    allowlist cidr[] DEFAULT NULL,
+    scopes text[] DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
-COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb, uuid, boolean, interval) IS
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb, uuid, boolean, interval, cidr[], text[]) IS
 'Makes a tenant and returns its id';
 
 CREATE FUNCTION keysmith.alter_tenant(
@@ -2393,7 +2415,7 @@ CREATE FUNCTION keysmith.alter_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes a tenant: its plan, limits, credits and others; a JSON object names the fields';
+'Changes a tenant: its plan, limits, credits, bounds and others; a JSON object names the fields';
 
 CREATE FUNCTION keysmith.rename_tenant(
     tenant text,
@@ -2469,7 +2491,9 @@ SELECT t.name AS tenant,
        t.suspended_reason,
        t.metadata,
        t.tenant_id,
-       t.max_lifetime
+       t.max_lifetime,
+       t.allowlist,
+       t.scopes
 FROM keysmith_private.tenant t
 JOIN keysmith_private.keyspace s ON s.keyspace = t.keyspace
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
@@ -2493,6 +2517,8 @@ COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'The reason that suspend_
 COMMENT ON COLUMN keysmith.tenants.metadata IS 'The JSON object that the application stored with the tenant';
 COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 COMMENT ON COLUMN keysmith.tenants.max_lifetime IS 'How long its keys live from their creation on, at most; null if only the keyspace says so';
+COMMENT ON COLUMN keysmith.tenants.allowlist IS 'The networks that its keys may be used from; null for all';
+COMMENT ON COLUMN keysmith.tenants.scopes IS 'The scopes that none of its keys goes beyond; null for all';
 
 CREATE VIEW keysmith_private.all_members AS
 SELECT t.name AS tenant, m.keyspace, m.member, m.role, m.tenant_id
@@ -2532,7 +2558,7 @@ DECLARE
     ranges  jsonb;
 BEGIN
     UPDATE keysmith_private.tenant
-    SET name = tenant_id::text, metadata = '{}', erased_at = clock_timestamp(),
+    SET name = tenant_id::text, metadata = '{}', allowlist = NULL, erased_at = clock_timestamp(),
         suspended_at = coalesce(suspended_at, clock_timestamp()), suspended_reason = 'erased'
     WHERE tenant_id = erased;
     UPDATE keysmith_private.key
@@ -5273,6 +5299,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_tenant', 'plan',           'its plan, for the plan_features of the keyspace'),
     ('create_tenant', 'limits',         'rate limits of all its keys together, as for mint'),
     ('create_tenant', 'max_lifetime',   'how long its keys live at most, such as 90 days'),
+    ('create_tenant', 'allowlist',      'the networks from which its keys may be used; null for all'),
+    ('create_tenant', 'scopes',         'the scopes that none of its keys goes beyond; null for all'),
     ('create_tenant', 'credits',        'a number, or {"balance": 5, "refill": 100, "every": "month"}'),
     ('create_tenant', 'tenant_id',      'an id of your own; null for a random one'),
     ('create_tenant', 'if_not_exists',  'whether a tenant of this name is returned as it is, and is no error'),
@@ -5302,6 +5330,9 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'max_lifetime', 'how long keys live at most, those made before too'),
     ('create_keyspace', 'require_label', 'whether keys must have a label'),
     ('create_keyspace', 'unique_labels', 'whether a tenant''s keys must have different labels'),
+    ('create_keyspace', 'allowlist',    'the networks from which keys may be used; null for all'),
+    ('create_keyspace', 'key_limits',   'rate limits of a new key that is given none, as for mint'),
+    ('create_keyspace', 'key_credits',  'the credits of a new key that is given none; null for none'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
     ('define_scope', 'scope',           'its name, such as images:read; projects:read:{id} for any id'),

@@ -13,7 +13,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 
 /// The most columns that one of our tables may have.
-const MAX_COLUMNS: usize = 32;
+const MAX_COLUMNS: usize = 40;
 
 /// Space for the values of one row at a time. A `Row` points to it, so that moving a `Row` copies
 /// no values.

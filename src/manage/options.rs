@@ -1,11 +1,11 @@
 //! The options of a keyspace: read, checked, stored.
 
 use super::field::{
-    Environment, Grants, IdTemplate, KeyPrefix, Lifetime, Line, List, Name, Template, Within,
-    text_types,
+    Environment, Grants, IdTemplate, KeyPrefix, Lifetime, Line, List, Name, Networks, Template,
+    Within, text_types,
 };
 use super::json;
-use super::key::MAX_SCOPES;
+use super::key::{self, MAX_SCOPES};
 use super::limits::{self, Limits};
 use super::patch::{self, Columns, Patch};
 use keysmith_core::http::error_body::ErrorBody;
@@ -55,13 +55,16 @@ pub struct Options {
     max_lifetime: Patch<Lifetime>,
     require_label: Patch<bool>,
     unique_labels: Patch<bool>,
+    allowlist: Patch<Networks>,
+    key_limits: Patch<Limits>,
+    key_credits: Patch<Within<0, { i64::MAX }>>,
 }
 
 /// Reads an argument of `create_keyspace`.
 type Read = fn(&Call, usize, &str) -> Result<Option<Value>>;
 
 /// The arguments of `create_keyspace` after the name, in their order.
-const ARGUMENTS: [(&str, Read); 22] = [
+const ARGUMENTS: [(&str, Read); 25] = [
     ("prefixes", json::value),
     ("empty_scopes", text),
     ("default_scopes", required_texts),
@@ -84,6 +87,9 @@ const ARGUMENTS: [(&str, Read); 22] = [
     ("max_lifetime", interval),
     ("require_label", boolean),
     ("unique_labels", boolean),
+    ("allowlist", networks),
+    ("key_limits", json::value),
+    ("key_credits", bigint),
 ];
 
 #[derive(Deserialize, Serialize)]
@@ -258,16 +264,18 @@ impl Options {
         for (n, (name, read)) in (1..).zip(ARGUMENTS) {
             given.extend(read(call, n, name)?.map(|value| (name.into(), value)));
         }
-        let options: Options = json::from_value("", Value::Object(given))?;
-        limits::check_kept(&options.limits)?;
-        Ok(options)
+        json::from_value::<Options>("", Value::Object(given))?.checked()
     }
 
     /// The argument of `alter_keyspace`.
     pub fn changed(call: &Call, n: usize) -> Result<Options> {
-        let options: Options = json::required(call, n, "changes")?;
-        limits::check_kept(&options.limits)?;
-        Ok(options)
+        json::required::<Options>(call, n, "changes")?.checked()
+    }
+
+    fn checked(self) -> Result<Options> {
+        limits::check_kept(&self.limits)?;
+        limits::check_kept(&self.key_limits)?;
+        Ok(self)
     }
 
     /// Stores the options of a new keyspace.
@@ -393,6 +401,14 @@ pub fn interval(call: &Call, n: usize, name: &str) -> Result<Option<Value>> {
         format!("{month} months {day} days {time} microseconds").into()
     };
     call.datum(n).map(|_| call.interval(n, name).map(text)).transpose()
+}
+
+fn bigint(call: &Call, n: usize, _: &str) -> Result<Option<Value>> {
+    Ok(call.bigint(n).map(Value::from))
+}
+
+fn networks(call: &Call, n: usize, _: &str) -> Result<Option<Value>> {
+    Ok(call.datum(n).map(|_| key::allowlist(call, n)).transpose()?.map(Value::from))
 }
 
 fn boolean(call: &Call, n: usize, name: &str) -> Result<Option<Value>> {

@@ -11,6 +11,35 @@ pub trait Allowlist {
     fn admits(&self, address: IpAddr) -> bool;
 }
 
+/// The lists that hold for a key: its own, its tenant's, and its keyspace's. An address must be in
+/// each one that is set.
+#[derive(Clone, Copy, Default)]
+pub struct Allowlists<'a>(pub [Option<&'a dyn Allowlist>; 3]);
+
+impl Allowlists<'_> {
+    /// How people call the holders of the lists.
+    const HOLDERS: [&'static str; 3] = ["the key", "its tenant", "its keyspace"];
+
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
+    #[inline]
+    pub fn admit(&self, address: IpAddr) -> bool {
+        self.0.iter().flatten().all(|list| list.admits(address))
+    }
+
+    /// The holders of the lists that refuse an address; of all lists, if there is no address.
+    pub fn refusing(&self, address: Option<IpAddr>) -> Vec<&'static str> {
+        let lists = Self::HOLDERS.into_iter().zip(self.0);
+        let refuses = |list: &dyn Allowlist| address.is_none_or(|address| !list.admits(address));
+        lists
+            .filter_map(|(holder, list)| list.filter(|list| refuses(*list)).map(|_| holder))
+            .collect()
+    }
+}
+
 impl Allowlist for [IpNet] {
     fn admits(&self, address: IpAddr) -> bool {
         self.iter().any(|network| contains(*network, address))
@@ -144,6 +173,30 @@ mod tests {
         assert!(!admits("203.0.113.0/24", "::ffff:203.0.114.9"));
         assert!(admits("::ffff:203.0.113.0/120", "203.0.113.9"));
         assert!(!admits("::ffff:203.0.113.0/120", "203.0.114.9"));
+    }
+
+    #[test]
+    fn an_address_must_be_in_each_list() {
+        let lists = [["10.0.0.0/8"], ["10.1.0.0/16"], ["10.1.1.0/24"]]
+            .map(|list| Ranges::new(list.iter().map(|network| parse(network).unwrap())));
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        for set in 0..8u8 {
+            let is_set = |n: usize| set & (1 << n) != 0;
+            let list = |n: usize| is_set(n).then_some(&lists[n] as &dyn Allowlist);
+            let all = Allowlists([0, 1, 2].map(list));
+            assert_eq!(all.is_empty(), set == 0);
+            for (within, from) in
+                ["9.9.9.9", "10.9.9.9", "10.1.9.9", "10.1.1.9"].into_iter().enumerate()
+            {
+                let refusing: Vec<_> =
+                    (within..3).filter(|n| is_set(*n)).map(|n| Allowlists::HOLDERS[n]).collect();
+                assert_eq!(all.admit(address(from)), refusing.is_empty(), "{set} {from}");
+                assert_eq!(all.refusing(Some(address(from))), refusing, "{set} {from}");
+            }
+            let set: Vec<_> =
+                (0..3).filter(|n| is_set(*n)).map(|n| Allowlists::HOLDERS[n]).collect();
+            assert_eq!(all.refusing(None), set);
+        }
     }
 
     fn networks() -> impl Strategy<Value = Vec<IpNet>> {

@@ -1,6 +1,6 @@
 //! The rules of a decision, in their order.
 
-use super::allowlist::Allowlist;
+use super::allowlist::Allowlists;
 use super::scope::{HeldScopes, Required};
 use super::verdict::Reason;
 use std::net::IpAddr;
@@ -46,7 +46,7 @@ pub struct Found<'a> {
     pub disabled: bool,
     pub tenant_suspended: bool,
     pub owner_gone: bool,
-    pub allowlist: Option<&'a dyn Allowlist>,
+    pub allowlists: Allowlists<'a>,
     pub held: HeldScopes<'a>,
 }
 
@@ -87,10 +87,10 @@ fn expiry(key: &Found, demand: &Demand) -> Option<Reason> {
 }
 
 fn address(key: &Found, demand: &Demand) -> Option<Reason> {
-    match (key.allowlist, demand.address) {
-        (None, _) => None,
-        (Some(_), None) => Some(Reason::IpUnknown),
-        (Some(list), Some(address)) => (!list.admits(address)).then_some(Reason::IpNotAllowed),
+    match demand.address {
+        _ if key.allowlists.is_empty() => None,
+        None => Some(Reason::IpUnknown),
+        Some(address) => (!key.allowlists.admit(address)).then_some(Reason::IpNotAllowed),
     }
 }
 
@@ -125,6 +125,7 @@ fn kind_suffices(kind: Option<Kind>, wanted: Option<&[u8]>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::allowlist::Allowlist;
     use super::super::implications::Implications;
     use super::super::scope::GrantList;
     use super::*;
@@ -156,7 +157,7 @@ mod tests {
             disabled: false,
             tenant_suspended: false,
             owner_gone: false,
-            allowlist: None,
+            allowlists: Allowlists::default(),
             held,
         };
         let demand =
@@ -181,7 +182,7 @@ mod tests {
             Reason::TenantSuspended => found.tenant_suspended = true,
             Reason::OwnerGone => found.owner_gone = true,
             Reason::IpNotAllowed => {
-                found.allowlist = Some(&Admits(false));
+                found.allowlists = Allowlists([Some(&Admits(true)), None, Some(&Admits(false))]);
                 demand.address = Some(IpAddr::from([192, 0, 2, 1]));
             }
             Reason::KindNotAllowed => {
@@ -239,10 +240,16 @@ mod tests {
     #[test]
     fn an_allowlist_needs_an_address() {
         let (mut found, mut demand) = good();
-        found.allowlist = Some(&Admits(true));
-        assert_eq!(decide(&found, &demand), Reason::IpUnknown);
-        demand.address = Some(IpAddr::from([192, 0, 2, 1]));
-        assert_eq!(decide(&found, &demand), Reason::Ok);
+        for holder in 0..3 {
+            demand.address = None;
+            found.allowlists = Allowlists::default();
+            found.allowlists.0[holder] = Some(&Admits(true));
+            assert_eq!(decide(&found, &demand), Reason::IpUnknown);
+            demand.address = Some(IpAddr::from([192, 0, 2, 1]));
+            assert_eq!(decide(&found, &demand), Reason::Ok);
+            found.allowlists.0[(holder + 1) % 3] = Some(&Admits(false));
+            assert_eq!(decide(&found, &demand), Reason::IpNotAllowed);
+        }
     }
 
     #[test]

@@ -64,11 +64,11 @@ impl<'a> GrantList<'a> {
 }
 
 /// The scopes that a key holds: those that each of several lists allows. The lists are those of
-/// the key, of its role, of its owner, and of the token that was made from it. A list that is
-/// `None` allows everything.
+/// the key, of its role, of its owner, of the token that was made from it, and of its tenant. A
+/// list that is `None` allows everything.
 #[derive(Clone, Copy)]
 pub struct HeldScopes<'a> {
-    pub within: [Option<GrantList<'a>>; 4],
+    pub within: [Option<GrantList<'a>>; 5],
     implications: &'a Implications,
 }
 
@@ -79,14 +79,22 @@ impl<'a> HeldScopes<'a> {
         [own, role, owners]: [Option<GrantList<'a>>; 3],
         implications: &'a Implications,
     ) -> HeldScopes<'a> {
-        HeldScopes { within: [own, role, owners, None], implications }
+        HeldScopes { within: [own, role, owners, None, None], implications }
+    }
+
+    /// What a key of a tenant holds, if the tenant has a list.
+    #[inline]
+    pub fn bounded(self, tenants: Option<&'a [&'a [u8]]>) -> HeldScopes<'a> {
+        let [own, role, owners, token, _] = self.within;
+        let tenants = tenants.map(GrantList::Borrowed);
+        HeldScopes { within: [own, role, owners, token, tenants], ..self }
     }
 
     /// What a token gives: the part of its own list that the key holds now.
     #[inline]
     pub fn narrowed(self, token: GrantList<'a>) -> HeldScopes<'a> {
-        let [own, role, owners, _] = self.within;
-        HeldScopes { within: [own, role, owners, Some(token)], ..self }
+        let [own, role, owners, _, tenants] = self.within;
+        HeldScopes { within: [own, role, owners, Some(token), tenants], ..self }
     }
 
     #[inline]
@@ -201,6 +209,32 @@ mod tests {
         assert_eq!(unlimited.effective(), [b"*"]);
         let nothing = held_within([Some(&[]), None], &none);
         assert!(!nothing.covers(b"anything") && nothing.effective().is_empty());
+    }
+
+    #[test]
+    fn a_tenant_bounds_what_its_keys_hold() {
+        let table = implications(&[("admin", &["write"])]);
+        let bound: &[&[u8]] = &[b"write", b"images:read"];
+        let own: &[&[u8]] = &[b"admin", b"images:*"];
+        let held = held_within([Some(own), None], &table);
+        assert_eq!(held.bounded(Some(bound)).effective(), [&b"images:read"[..], b"write"]);
+        assert!(!held.bounded(Some(bound)).covers(b"admin"));
+        assert_eq!(held.bounded(None).effective(), held.effective());
+        // A key without a list of its own holds all of the bound, and a token may narrow it further.
+        let all = held_within([None, None], &table).bounded(Some(bound));
+        assert_eq!(all.effective(), [&b"images:read"[..], b"write"]);
+        let token: &[&[u8]] = &[b"write", b"videos:read"];
+        for narrowed in [
+            all.narrowed(GrantList::Borrowed(token)),
+            held_within([None, None], &table)
+                .narrowed(GrantList::Borrowed(token))
+                .bounded(Some(bound)),
+        ] {
+            assert_eq!(narrowed.effective(), [b"write"]);
+        }
+        let nothing = all.bounded(Some(&[]));
+        assert!(!nothing.covers(b"write") && nothing.effective().is_empty());
+        assert_eq!(nothing.bounded(None).effective(), [b"*"]);
     }
 
     #[test]
