@@ -204,7 +204,7 @@ impl Identity {
         let held = policy.held(&own, rows.roles()).bounded(bound);
         let allowlists = rows.allowlists(&policy);
         let expires_at = rows.life(&policy).end();
-        let found = rows.found(expires_at, held, &allowlists);
+        let found = rows.found(expires_at, held, allowlists.as_ref());
         match rules::decide(&found, &demand) {
             Reason::Ok => {
                 let effective = held.effective();

@@ -120,7 +120,7 @@ impl<'a> Decision<'a> {
         let held = self.policy.held(&own, rows.roles()).bounded(bound);
         let allowlists = rows.allowlists(&self.policy);
         let expires_at = rows.life(&self.policy).end();
-        let found = rows.found(expires_at, held, &allowlists);
+        let found = rows.found(expires_at, held, allowlists.as_ref());
         let effective = held.effective();
         let holder = rows.holder(expires_at, self.keyspace, &own, bound, &effective);
 

@@ -144,7 +144,7 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
         let held = policy.held(&own, rows.roles()).bounded(bound);
         let allowlists = rows.allowlists(policy);
         let life = rows.life(policy);
-        let found = rows.found(life.end(), held, &allowlists);
+        let found = rows.found(life.end(), held, allowlists.as_ref());
         let effective = held.effective();
         let holder = rows.holder(life.end(), asked.keyspace, &own, bound, &effective);
         let mut steps = steps_on(&found, &life, &holder, &asked.demand, asked.needs);
@@ -295,7 +295,7 @@ fn what_it_saw(
         },
         "address" => {
             let address = demand.address.map_or("no address".into(), |address| address.to_string());
-            format!("{}; {address}", whose_allowlists(&found.allowlists, demand.address))
+            format!("{}; {address}", whose_allowlists(found.allowlists, demand.address))
         }
         "kind" => {
             let kind = match found.kind {
@@ -315,12 +315,11 @@ fn what_it_saw(
 }
 
 /// The allowlists that refuse, or else all that are set.
-fn whose_allowlists(lists: &Allowlists, address: Option<IpAddr>) -> String {
-    let (refusing, all) = (lists.refusing(address), lists.refusing(None));
-    match (all.as_slice(), refusing.as_slice()) {
-        ([], _) => "no allowlist".into(),
-        (all, []) => format!("in the allowlist of {}", all.join(" and ")),
-        (_, refusing) => format!("not in the allowlist of {}", refusing.join(" and ")),
+fn whose_allowlists(lists: Option<&dyn Allowlists>, address: Option<IpAddr>) -> String {
+    let Some(lists) = lists else { return "no allowlist".into() };
+    match lists.refusing(address).as_slice() {
+        [] => format!("in the allowlist of {}", lists.refusing(None).join(" and ")),
+        refusing => format!("not in the allowlist of {}", refusing.join(" and ")),
     }
 }
 

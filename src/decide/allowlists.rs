@@ -52,14 +52,13 @@ pub struct KeysAllowlists<'a> {
     pub keyspaces: Option<&'a Ranges>,
 }
 
-impl KeysAllowlists<'_> {
-    #[inline]
-    pub fn all(&self) -> Allowlists<'_> {
-        Allowlists([
+impl Allowlists for KeysAllowlists<'_> {
+    fn all(&self) -> [Option<&dyn Allowlist>; 3] {
+        [
             self.own.as_ref().map(|list| list as &dyn Allowlist),
             self.tenants.as_ref().map(|list| list as &dyn Allowlist),
             self.keyspaces.map(|list| list as &dyn Allowlist),
-        ])
+        ]
     }
 }
 

@@ -13,6 +13,7 @@ use columns::{key, member, tenant};
 use keysmith_core::directory::{KeyEntry, Place, Places};
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::foreign::Hashings;
+use keysmith_core::policy::allowlist::Allowlists;
 use keysmith_core::policy::lifetime::Life;
 use keysmith_core::policy::rules::{Found, Instant, Kind};
 use keysmith_core::policy::scope::HeldScopes;
@@ -333,18 +334,23 @@ impl<'a> KeyRows<'a> {
         Some(scopes.iter().flatten().collect())
     }
 
+    /// The allowlists that hold for the key; `None` if there are none.
     #[inline]
-    pub fn allowlists<'f>(&'f self, policy: &'f Policy) -> KeysAllowlists<'f> {
+    pub fn allowlists<'f>(&'f self, policy: &'f Policy) -> Option<KeysAllowlists<'f>> {
         let own = self.key.stored(key::allowlist);
         let tenants = self.tenant.as_ref().and_then(|row| row.stored(tenant::allowlist));
-        KeysAllowlists {
+        let keyspaces = policy.allowlist.as_ref();
+        if own.is_none() && tenants.is_none() && keyspaces.is_none() {
+            return None;
+        }
+        Some(KeysAllowlists {
             own: own.map(|list| allowlists::of_row(self.key_id(), list)),
             tenants: tenants.map(|list| {
                 let tenant_id = self.key.uuid(key::tenant_id).unwrap_or_default();
                 allowlists::of_row(tenant_id, list)
             }),
-            keyspaces: policy.allowlist.as_ref(),
-        }
+            keyspaces,
+        })
     }
 
     #[inline]
@@ -369,7 +375,7 @@ impl<'a> KeyRows<'a> {
         &'f self,
         expires_at: Option<Instant>,
         held: HeldScopes<'f>,
-        allowlists: &'f KeysAllowlists<'_>,
+        allowlists: Option<&'f KeysAllowlists<'_>>,
     ) -> Found<'f> {
         let is_suspended = |tenant: &Pinned| !tenant.is_null(tenant::suspended_at);
         Found {
@@ -380,7 +386,7 @@ impl<'a> KeyRows<'a> {
             disabled: !self.key.is_null(key::disabled_at),
             tenant_suspended: self.tenant.as_ref().is_none_or(is_suspended),
             owner_gone: self.owner.is_none() && !self.key.is_null(key::owner),
-            allowlists: allowlists.all(),
+            allowlists: allowlists.map(|lists| lists as &dyn Allowlists),
             held,
         }
     }

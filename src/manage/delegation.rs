@@ -119,7 +119,7 @@ fn check_scopes(delegator: &Identity, policy: &Policy, rows: &KeyRows) -> Result
     let given: scope::HeldScopes = policy.held(&own, roles);
     let surplus = delegator.held(|held| {
         let held = held.bounded(None);
-        given.effective().into_iter().find(|scope| !held.covers(scope)).map(lossy)
+        given.effective().iter().find(|scope| !held.covers(scope)).map(|scope| lossy(scope))
     });
     if let Some(scope) = surplus {
         let who = if delegator.key.is_some() { "the key that gives them" } else { PERSON };

@@ -46,7 +46,7 @@ pub struct Found<'a> {
     pub disabled: bool,
     pub tenant_suspended: bool,
     pub owner_gone: bool,
-    pub allowlists: Allowlists<'a>,
+    pub allowlists: Option<&'a dyn Allowlists>,
     pub held: HeldScopes<'a>,
 }
 
@@ -87,10 +87,10 @@ fn expiry(key: &Found, demand: &Demand) -> Option<Reason> {
 }
 
 fn address(key: &Found, demand: &Demand) -> Option<Reason> {
-    match demand.address {
-        _ if key.allowlists.is_empty() => None,
-        None => Some(Reason::IpUnknown),
-        Some(address) => (!key.allowlists.admit(address)).then_some(Reason::IpNotAllowed),
+    match (key.allowlists, demand.address) {
+        (None, _) => None,
+        (Some(_), None) => Some(Reason::IpUnknown),
+        (Some(lists), Some(address)) => (!lists.admit(address)).then_some(Reason::IpNotAllowed),
     }
 }
 
@@ -157,7 +157,7 @@ mod tests {
             disabled: false,
             tenant_suspended: false,
             owner_gone: false,
-            allowlists: Allowlists::default(),
+            allowlists: None,
             held,
         };
         let demand =
@@ -172,6 +172,13 @@ mod tests {
         }
     }
 
+    struct Lists([Option<Admits>; 3]);
+    impl Allowlists for Lists {
+        fn all(&self) -> [Option<&dyn Allowlist>; 3] {
+            self.0.each_ref().map(|list| list.as_ref().map(|list| list as &dyn Allowlist))
+        }
+    }
+
     /// Each way to make a good case fail, in the order of the rules.
     fn spoil(found: &mut Found<'static>, demand: &mut Demand<'static>, reason: Reason) {
         match reason {
@@ -182,7 +189,7 @@ mod tests {
             Reason::TenantSuspended => found.tenant_suspended = true,
             Reason::OwnerGone => found.owner_gone = true,
             Reason::IpNotAllowed => {
-                found.allowlists = Allowlists([Some(&Admits(true)), None, Some(&Admits(false))]);
+                found.allowlists = Some(&Lists([Some(Admits(true)), None, Some(Admits(false))]));
                 demand.address = Some(IpAddr::from([192, 0, 2, 1]));
             }
             Reason::KindNotAllowed => {
@@ -239,16 +246,18 @@ mod tests {
 
     #[test]
     fn an_allowlist_needs_an_address() {
-        let (mut found, mut demand) = good();
+        let (found, mut demand) = good();
         for holder in 0..3 {
-            demand.address = None;
-            found.allowlists = Allowlists::default();
-            found.allowlists.0[holder] = Some(&Admits(true));
-            assert_eq!(decide(&found, &demand), Reason::IpUnknown);
-            demand.address = Some(IpAddr::from([192, 0, 2, 1]));
-            assert_eq!(decide(&found, &demand), Reason::Ok);
-            found.allowlists.0[(holder + 1) % 3] = Some(&Admits(false));
-            assert_eq!(decide(&found, &demand), Reason::IpNotAllowed);
+            let mut lists = Lists([None, None, None]);
+            for (other, reason) in [(holder, Reason::Ok), ((holder + 1) % 3, Reason::IpNotAllowed)]
+            {
+                lists.0[other] = Some(Admits(other == holder));
+                let found = Found { allowlists: Some(&lists), ..found };
+                demand.address = None;
+                assert_eq!(decide(&found, &demand), Reason::IpUnknown);
+                demand.address = Some(IpAddr::from([192, 0, 2, 1]));
+                assert_eq!(decide(&found, &demand), reason);
+            }
         }
     }
 
