@@ -56,6 +56,8 @@ pub struct Identity {
     /// The scopes of the key, and the names of the roles of the key and of its owner. A person has
     /// no scopes, and the role of the member in the owner's place.
     pub scopes: Vec<Text>,
+    /// The scopes that no key of the tenant goes beyond.
+    bound: Option<Vec<Text>>,
     pub roles: [Option<Text>; 2],
     /// The id of the request in which it was accepted.
     pub request_id: [u8; 16],
@@ -102,7 +104,8 @@ impl Identity {
             tenant: holder.tenant.unwrap_or_default().into(),
             keyspace: holder.keyspace.into(),
             owner: holder.owner.map(Text::from),
-            scopes: holder.own.iter().map(|scope| Text::from(*scope)).collect(),
+            scopes: texts(holder.own),
+            bound: holder.bound.map(texts),
             request_id,
             roles: holder.roles.map(|role| role.map(Text::from)),
             expires_at: holder.expires_at,
@@ -138,6 +141,7 @@ impl Identity {
             keyspace: keyspace.into(),
             owner,
             scopes: Vec::new(),
+            bound: None,
             roles: [None, role],
             request_id,
             expires_at: None,
@@ -195,14 +199,16 @@ impl Identity {
         }
         let rows = reader.find_by_id(&key.id).ok_or_else(|| is_over(Reason::NotFound))?;
         let own = rows.scopes();
-        let held = policy.held(&own, rows.roles());
-        let allowlist = rows.allowlist();
+        let bound = rows.tenants_scopes();
+        let bound = bound.as_deref();
+        let held = policy.held(&own, rows.roles()).bounded(bound);
+        let allowlists = rows.allowlists(&policy);
         let expires_at = rows.life(&policy).end();
-        let found = rows.found(expires_at, held, allowlist.as_ref());
+        let found = rows.found(expires_at, held, allowlists.as_ref());
         match rules::decide(&found, &demand) {
             Reason::Ok => {
                 let effective = held.effective();
-                let holder = rows.holder(expires_at, &self.keyspace, &own, &effective);
+                let holder = rows.holder(expires_at, &self.keyspace, &own, bound, &effective);
                 Ok(Identity::new(&holder, &policy, &reader, self.address, self.request_id))
             }
             reason => Err(is_over(reason)),
@@ -216,13 +222,21 @@ impl Identity {
 
     /// Passes what the key and its roles hold, or the person, to `with`.
     pub fn held<T>(&self, with: impl FnOnce(&HeldScopes) -> T) -> T {
-        let own: Vec<&[u8]> = self.scopes.iter().map(|scope| &**scope).collect();
+        let (own, bound) = (borrowed(&self.scopes), self.bound.as_deref().map(borrowed));
         let roles = [self.roles[0].as_deref(), self.roles[1].as_deref()];
         match self.key {
-            Some(_) => with(&self.policy.held(&own, roles)),
+            Some(_) => with(&self.policy.held(&own, roles).bounded(bound.as_deref())),
             None => with(&self.policy.held_by_person(roles[1])),
         }
     }
+}
+
+fn texts(list: &[&[u8]]) -> Vec<Text> {
+    list.iter().map(|text| Text::from(*text)).collect()
+}
+
+fn borrowed(list: &[Text]) -> Vec<&[u8]> {
+    list.iter().map(|text| &**text).collect()
 }
 
 /// The publisher's heartbeat that the reader sees, on a subscriber with the lag guard.

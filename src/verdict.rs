@@ -52,6 +52,8 @@ pub struct Holder<'a> {
     /// The tenant's plan.
     pub plan: Option<&'a [u8]>,
     pub scopes: &'a [&'a [u8]],
+    /// The scopes that no key of the tenant goes beyond.
+    pub bound: Option<&'a [&'a [u8]]>,
     /// The scopes of the key, and the names of the roles of the key and of its owner.
     pub own: &'a [&'a [u8]],
     pub roles: [Option<&'a [u8]>; 2],

@@ -11,7 +11,7 @@ ROLES = "app_user, key_issuer"
 def fill(db):
     """Fills a database and returns the data that `check` needs."""
     db.rows("CREATE ROLE app_user; CREATE ROLE key_issuer")
-    db.call("create_keyspace", "other", prefixes=Jsonb({"secret": {"live": "o_"}}))
+    db.call("create_keyspace", "other", prefixes=Jsonb({"secret": {"live": "o_"}}), allowlist=["0.0.0.0/0"], key_credits=9)
     db.call("define_scope", "default", "docs:read", "See documents")
     db.call("define_scope", "default", "docs:write", "Change documents", ["docs:read"])
     db.call("define_role", "default", "editor", ["docs:write"])
@@ -20,6 +20,7 @@ def fill(db):
         db.tenant("acme", keyspace=keyspace, plan="pro")
     db.tenant("umbrella", credits=Jsonb(7))
     db.tenant("closed")
+    db.tenant("walled", allowlist=["203.0.113.0/24"], scopes=["docs:read"])
     db.call("set_member", "acme", "ann", "editor")
     db.call("grant_access", "key_issuer", "issuer", tenant="acme")
 
@@ -35,6 +36,7 @@ def fill(db):
         "idle": db.mint(),
         "rotated": db.mint(metadata=Jsonb({"é": ["ü"]})),
         "suspended": db.mint("closed"),
+        "walled": db.mint("walled"),
     }
     for giver in ("limited", "rich"):
         with db.session.transaction():
@@ -86,7 +88,8 @@ def _request(db, api_key):
 
 REASONS = {"of a member": "ok", "of a role": "ok", "limited": "ok", "rich": "ok",
            "of a rich tenant": "ok", "fenced": "ip_not_allowed", "revoked": "revoked",
-           "disabled": "disabled", "idle": "idle", "rotated": "ok", "suspended": "tenant_suspended", "successor": "ok",
+           "disabled": "disabled", "idle": "idle", "rotated": "ok", "suspended": "tenant_suspended", "walled": "ip_not_allowed",
+           "successor": "ok",
            "of the limited": "ok", "of the rich": "ok"}
 
 
@@ -96,7 +99,10 @@ def check(db, kept):
     assert {name: db.reason(key, ip="192.0.2.1") for name, key in keys.items()} == REASONS
     assert db.verify(keys["fenced"], ip="203.0.113.9").ok
     assert db.verify("legacy").ok
-    assert db.verify(kept["elsewhere"], keyspace="other").ok
+    assert db.verify(keys["walled"], ip="203.0.113.9").scopes == ["docs:read"]
+    assert db.reason(kept["elsewhere"], keyspace="other") == "ip_unknown"
+    assert db.verify(kept["elsewhere"], ip="203.0.113.9", keyspace="other", spend=9).ok
+    assert db.verify(db.mint(keyspace="other").api_key, ip="203.0.113.9", keyspace="other", spend=9).ok
     assert db.reason(kept["elsewhere"]) != "ok"
     assert db.verify(keys["of a member"], scopes=["docs:read"]).owner == "ann"
     assert db.reason(keys["of a member"], scopes=["admin"]) == "insufficient_scope"

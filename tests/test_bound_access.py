@@ -12,6 +12,7 @@ DECIDING = [
     ("verify", {"api_key": "KEY"}), ("verify_json", {"api_key": "KEY"}), ("verify_digest", {"digest": b"x" * 32}),
     ("verify_many", {"api_keys": ["KEY"]}), ("authenticate", {"headers": HEADERS, "method": "GET", "path": "/"}),
     ("authenticate_json", {"headers": HEADERS, "method": "GET", "path": "/"}),
+    ("serve", {"headers": HEADERS, "method": "GET", "path": "/"}),
 ]
 
 
@@ -83,6 +84,49 @@ def test_a_verifier_of_one_keyspace_decides_about_no_other(db, keys, role, as_ro
         message = app.refused("KS403", function, **arguments, keyspace=keyspace)
         shown = keyspace or ""
         assert message == f'keyspace must be one that role "app" is bound to, which "{shown}" is not'
+
+
+def test_a_verifier_sees_no_definitions(db, keys, role, as_role):
+    db.call("define_role", "other", "editor", ["a"])
+    db.call("set_member", "acme", "ann", "editor", "other")
+    db.call("grant_access", role(), "verifier", keyspace="other")
+    app = as_role("app")
+    for view in ("scopes", "roles", "members", "routes", "endpoints", "tenants", "keys", "audit", "usage"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.rows(f"SELECT * FROM keysmith.{view}")
+
+
+def test_a_key_of_another_keyspace_tells_nothing(db, keys, role, as_role):
+    """Not even to a verifier who asks about it in the own keyspace."""
+    db.call("grant_access", role(), "verifier", keyspace="other")
+    app = as_role("app")
+    verdict = app.verify(keys["default"].api_key, keyspace="other", sign_in=False)
+    assert not verdict.ok and (verdict.key_id, verdict.tenant, verdict.scopes) == (None, None, None)
+    with app.session.transaction():
+        assert not app.verify(keys["default"].api_key, keyspace="other", sign_in=True).ok
+        assert app.value("SELECT keysmith.whoami()") is None and app.value("SELECT keysmith.has_scope('a')") is False
+
+
+def test_the_identity_is_of_the_own_keyspace(db, keys, role, as_role):
+    db.call("grant_access", role(), "verifier", keyspace="other")
+    app = as_role("app")
+    with app.session.transaction():
+        assert app.one("serve", Jsonb({"x-api-key": keys["other"].api_key}), "GET", "/", keyspace="other").ok
+        assert app.value("SELECT keysmith.current_keyspace()") == "other"
+
+
+def test_a_changed_verdict_tells_nothing_about_another_keyspace(db, keys, role, as_role):
+    db.call("create_keyspace", "hidden", schemes=["header:X-Hidden"])
+    db.call("grant_access", role(), "verifier", keyspace="other")
+    app = as_role("app")
+    headers = ("SELECT keysmith.response_headers(jsonb_populate_record(v, jsonb_build_object('keyspace', %s::text)))"
+               " FROM keysmith.verify(NULL, keyspace => 'other') v")
+    assert "Bearer" in app.value(headers, "other")["WWW-Authenticate"]
+    assert "Cache-Control" in app.value(headers, None)
+    for keyspace in ("hidden", "default", "none"):
+        with pytest.raises(psycopg.Error) as error:
+            app.value(headers, keyspace)
+        assert error.value.sqlstate == "KS403"
 
 
 def test_the_error_says_what_to_call(db, keys, role, as_role):

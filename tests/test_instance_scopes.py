@@ -1,8 +1,12 @@
 """Scopes of an instance: a route that needs projects:write:{id}, and keys that hold projects:write:42."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from test_concurrency import waits
 from test_openapi import document
 
 
@@ -115,6 +119,98 @@ def test_a_policy_of_rows_by_instance(db):
             assert db.rows("SELECT id FROM project ORDER BY id") == [(2,), (4,)]
     finally:
         db.rows("DROP TABLE project; DROP OWNED BY app_of_projects; DROP ROLE app_of_projects")
+
+
+HUGE = "4" * 1_000_000
+ODD = ["", "a/b", "%2F", "%252F", "4%2f2", "..", "{id}", "{}", "é", "a b", "a:b", "a|b", "a&b", "(a)", "*", "\\", HUGE]
+
+
+@pytest.mark.parametrize("id", ODD, ids=lambda id: id[:10] or "empty")
+def test_an_odd_id_is_no_part_of_a_scope(db, id):
+    """Where the caller names the scope. What can't be a scope is an error."""
+    db.tenant()
+    key = db.mint(scopes=["projects:write:42", "projects:read:*"]).api_key
+    scope = f"projects:write:{id}"
+    for call in (lambda: db.verify(key, scopes=[scope]), lambda: db.call("verify_many", [key], scopes=[scope])[0]):
+        try:
+            assert call().reason == "insufficient_scope"
+        except psycopg.Error as error:
+            assert error.sqlstate == "KS400" and "scopes" in error.diag.message_primary
+            assert len(error.diag.message_primary) < 500
+    explained = db.rows("SELECT outcome, saw FROM keysmith.explain_verify(%s, %s) WHERE rule = 'scopes'", key, [scope])
+    assert explained[0].outcome == "refuse" and len(explained[0].saw) < 1000
+    with db.session.transaction():
+        assert db.verify(key, sign_in=True).ok
+        try:
+            with db.session.transaction():
+                assert db.value("SELECT keysmith.has_scope(%s)", scope) is False
+        except psycopg.Error as error:
+            assert error.sqlstate == "KS400" and "scope" in error.diag.message_primary
+
+
+@pytest.mark.parametrize("id", ODD, ids=lambda id: id[:10] or "empty")
+def test_an_odd_id_is_held_by_nobody(db, id):
+    db.tenant()
+    key, scope = db.mint(scopes=["a"]), f"projects:write:{id}"
+    # These are grants: a wildcard, two segments, and a segment with slashes or dots in it.
+    is_grant = id in ("*", "..", "a/b", "a:b")
+    for function, arguments in [("mint", {"tenant": "acme", "scopes": [scope]}),
+                                ("add_scopes", {"key_id": key.key_id, "scopes": [scope]}),
+                                ("alter_key", {"key_id": key.key_id, "changes": Jsonb({"scopes": [scope]})}),
+                                ("define_role", {"keyspace": "default", "role": "r", "scopes": [scope]}),
+                                ("alter_tenant", {"tenant": "acme", "changes": Jsonb({"scopes": [scope]})})]:
+        if is_grant:
+            db.call(function, **arguments)
+        else:
+            message = db.refused("KS400", function, **arguments)
+            assert "scopes" in message and len(message) < 500
+    if not is_grant:
+        assert db.value("SELECT scopes FROM keysmith.keys") == ["a"]
+        assert db.value("SELECT count(*) FROM keysmith.roles") == 0
+
+
+@pytest.mark.parametrize("scope", ["{id}", "a:{}", "a:{i d}", "a:{id", "a:id}", "a:{{id}}", "a:{id}x", "a:{id}:", "a:{é}",
+                                   "a:{id}/b", "a:%7Bid%7D", "a:{" + "x" * 200 + "}", "a:{" + HUGE + "}"], ids=lambda scope: scope[:12])
+def test_odd_patterns_are_no_scopes(db, scope):
+    for function, arguments in [("define_scope", {"scope": scope}), ("define_scope", {"scope": "b:{id}", "implies": [scope]}),
+                                ("define_route", {"method": "GET", "pattern": "/a/{id}", "scopes": [scope]})]:
+        message = db.refused("KS400", function, keyspace="default", **arguments)
+        assert len(message) < 500
+    assert db.rows("SELECT * FROM keysmith.scopes") == [] and db.rows("SELECT * FROM keysmith.routes") == []
+
+
+def test_instances_imply_each_other_in_no_circle(db):
+    db.call("define_scope", "default", "p:admin:{p}", implies=["p:write:{p}"])
+    db.call("define_scope", "default", "p:write:{id}", implies=["p:read:{id}"])
+    for scope, implied in [("p:read:{x}", "p:admin:{x}"), ("p:write:{id}", "p:admin:{id}"), ("p:read:{x}", "p:write:{x}"),
+                           ("p:read:{x}", "p:read:{x}")]:
+        assert "implies must not lead back" in db.refused("KS400", "define_scope", "default", scope, implies=[implied])
+    assert db.rows("SELECT scope FROM keysmith.scopes ORDER BY 1") == [("p:admin:{p}",), ("p:write:{id}",)]
+
+
+def test_a_circle_that_two_close_at_once(db, connect):
+    db.call("define_scope", "default", "a")
+    db.call("define_scope", "default", "b")
+    one, other = connect(autocommit=False), connect()
+    one.execute("SELECT keysmith.define_scope('default', 'a', implies => '{b}')")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(other.execute, "SELECT keysmith.define_scope('default', 'b', implies => '{a}')")
+        waits(db)
+        one.commit()
+        with pytest.raises(psycopg.Error, match="must not lead back"):
+            waiting.result(60)
+
+
+def test_roles_have_scopes_and_no_roles(db):
+    """So there are no circles of roles. A role may have the name of a scope."""
+    db.call("define_role", "default", "a", ["b"])
+    db.call("define_role", "default", "b", ["a", "c"])
+    db.tenant()
+    assert db.verify(db.mint(role="a").api_key).scopes == ["b"]
+    db.call("set_member", "acme", "ann", "a")
+    assert db.verify(db.mint(role="b", owner="ann", scopes=["c"]).api_key).scopes == []
+    db.call("remove_role", "default", "a", cascade=True)
+    assert db.rows("SELECT role, scopes FROM keysmith.roles") == [("b", ["a", "c"])]
 
 
 def test_a_catalogue_has_all_instances(db):

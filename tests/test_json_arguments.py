@@ -77,7 +77,10 @@ OPTIONS = {
         ({"grace": ["pro", " "]}, ".grace[1]", "must have 1 to 200 characters"),
     ],
     "limits": LIMITS,
+    "key_limits": LIMITS,
 }
+NETWORKS = [("10.0.0.0/8", "", "must be an array or null"), (["10.0.0.0/8", "x"], "[1]", "must be a network such as"),
+            (["10.0.0.1/8"], "[0]", "must have no host bits set; write 10.0.0.0/8")]
 LIFETIMES = [(90, "", "must be a string or null"), ("1 month", "", "must be"), ("-1 day", "", "must be"), ("x", "", "must be")]
 # Those of other types.
 PLAIN_OPTIONS = {
@@ -106,6 +109,8 @@ PLAIN_OPTIONS = {
     "max_lifetime": LIFETIMES,
     "require_label": [("yes", "", "must be a boolean or null")],
     "unique_labels": [(0, "", "must be a boolean or null")],
+    "allowlist": NETWORKS,
+    "key_credits": [(-1, "", "must be 0 or more, not -1"), ("5", "", "must be an integer or null"), (0.5, "", "must be an integer")],
 }
 KEY = {
     "label": [(1, "", "must be a string or null"), ("", "", "must not be empty"), ("a" * 101, "", "must have at most 100")],
@@ -113,8 +118,7 @@ KEY = {
                (["a", "b c"], "[1]", "must have 1 to 128 characters")],
     "role": [(1, "", "must be a string or null")],
     "owner": [([], "", "must be a string or null")],
-    "allowlist": [("10.0.0.0/8", "", "must be an array or null"), (["10.0.0.0/8", "x"], "[1]", "must be a network such as"),
-                  (["10.0.0.1/8"], "[0]", "must have no host bits set; write 10.0.0.0/8")],
+    "allowlist": NETWORKS,
     "expires_at": [(1, "", "must be a string or null"), ("soon", "", "must be a timestamp such as"),
                    ("2001-01-01", "", "must be in the future")],
     "metadata": [([], "", "must be a JSON object or null"), ({"a": "x" * 70_000}, "", "must have at most 65536 bytes")],
@@ -123,7 +127,9 @@ KEY = {
 }
 TENANT = {
     "plan": [(1, "", "must be a string or null"), (" ", "", "must have 1 to 200 characters")],
-    **{field: KEY[field] for field in ("metadata", "limits", "credits")},
+    "scopes": [("a", "", "must be an array or null"), (["a", 1], "[1]", "must be a string"),
+               (["a", "b c"], "[1]", "must have 1 to 128 characters")],
+    **{field: KEY[field] for field in ("metadata", "limits", "credits", "allowlist")},
 }
 HEADS = [
     ({}, "", "must be an array"), ([1], "[0]", "must be a JSON object"), ([{}], "[0]", 'must have a field "keyspace"'),
@@ -267,7 +273,7 @@ def test_a_null_sets_the_default(db):
         "display": {"id": "k_{random:8}", "prefix": "x", "snippet": "y"}, "codes": {"rate_limited": "slow"},
         "plan_features": {"grace": ["pro"], "limits": None}, "limits": [LIMIT], "charges": [], "usage_log": "nothing",
         "usage_details": False, "error_body": '{"error": "{code}"}', "default_lifetime": "1 day", "max_lifetime": "2 days",
-        "require_label": True, "unique_labels": True,
+        "require_label": True, "unique_labels": True, "allowlist": ["10.0.0.0/8"], "key_limits": [LIMIT], "key_credits": 5,
     }
     # All options, but the prefixes, which a keyspace must have.
     assert chosen.keys() | {"prefixes"} == OPTIONS.keys() | PLAIN_OPTIONS.keys()
@@ -281,7 +287,7 @@ def test_a_null_sets_the_default(db):
         return row, others
 
     usual = rows("usual")
-    json = {"display", "codes", "plan_features", "limits"}
+    json = {"display", "codes", "plan_features", "limits", "key_limits"}
     db.call("create_keyspace", "made", **{name: Jsonb(value) if name in json else value for name, value in chosen.items()})
     db.call("create_keyspace", "altered")
     db.call("alter_keyspace", "altered", Jsonb(chosen))

@@ -119,7 +119,7 @@ def server():
 def test_a_good_upgrade_leaves_no_difference(server):
     def took_data_along(db):
         assert db.rows("SELECT name, n, twice FROM keysmith_made_up.thing ORDER BY n") == [
-            (name, n, 2 * n) for name, n in zip(["acme", "closed", "umbrella"], (7, 10, 13))]
+            (name, n, 2 * n) for name, n in zip(["acme", "closed", "umbrella", "walled"], (7, 10, 13, 16))]
 
     assert upgraded(server[0], CURRENT, made_up.VERSION, took_data_along) == []
 

@@ -64,7 +64,11 @@ impl<'a> Cell<'a> {
     }
 
     pub fn texts(values: &'a [String]) -> Cell<'a> {
-        Cell::new(pg_sys::TEXTARRAYOID, Some(Content::Texts(values)))
+        Cell::texts_or_null(Some(values))
+    }
+
+    pub fn texts_or_null(values: Option<&'a [String]>) -> Cell<'a> {
+        Cell::new(pg_sys::TEXTARRAYOID, values.map(Content::Texts))
     }
 
     pub fn uuid(value: &'a [u8; 16]) -> Cell<'a> {

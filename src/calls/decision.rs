@@ -115,12 +115,14 @@ impl<'a> Decision<'a> {
             }
         };
         let own = rows.scopes();
-        let held = self.policy.held(&own, rows.roles());
-        let allowlist = rows.allowlist();
+        let bound = rows.tenants_scopes();
+        let bound = bound.as_deref();
+        let held = self.policy.held(&own, rows.roles()).bounded(bound);
+        let allowlists = rows.allowlists(&self.policy);
         let expires_at = rows.life(&self.policy).end();
-        let found = rows.found(expires_at, held, allowlist.as_ref());
+        let found = rows.found(expires_at, held, allowlists.as_ref());
         let effective = held.effective();
-        let holder = rows.holder(expires_at, self.keyspace, &own, &effective);
+        let holder = rows.holder(expires_at, self.keyspace, &own, bound, &effective);
 
         let mut reason = rules::decide(&found, &self.demand);
         let mut standing = Standing::default();

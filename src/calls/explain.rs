@@ -14,8 +14,10 @@ use crate::decide::presented::Presented;
 use crate::verdict::Holder;
 use crate::{lag, limit};
 use keysmith_core::key::MAX_KEY_LEN;
+use keysmith_core::policy::allowlist::Allowlists;
 use keysmith_core::policy::lifetime::Life;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
+use keysmith_core::policy::scope::Required;
 use keysmith_core::policy::verdict::Reason;
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::Result;
@@ -23,6 +25,7 @@ use pg::output;
 use pg::result_set::{Cell, ResultSet};
 use pg::text::lossy;
 use pgrx::pg_sys::Datum;
+use std::net::IpAddr;
 
 sql_functions! {
     keysmith_explain_verify => explain_verify;
@@ -136,12 +139,14 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
     let looked_up = sought.map(|sought| {
         let rows = asked.reader.find_sought(sought, asked.keyspace)?;
         let own = rows.scopes();
-        let held = policy.held(&own, rows.roles());
-        let allowlist = rows.allowlist();
+        let bound = rows.tenants_scopes();
+        let bound = bound.as_deref();
+        let held = policy.held(&own, rows.roles()).bounded(bound);
+        let allowlists = rows.allowlists(policy);
         let life = rows.life(policy);
-        let found = rows.found(life.end(), held, allowlist.as_ref());
+        let found = rows.found(life.end(), held, allowlists.as_ref());
         let effective = held.effective();
-        let holder = rows.holder(life.end(), asked.keyspace, &own, &effective);
+        let holder = rows.holder(life.end(), asked.keyspace, &own, bound, &effective);
         let mut steps = steps_on(&found, &life, &holder, &asked.demand, asked.needs);
         Ok(charges(asked, &holder).map(|charges| {
             steps.extend(charges);
@@ -297,8 +302,7 @@ fn what_it_saw(
         },
         "address" => {
             let address = demand.address.map_or("no address".into(), |address| address.to_string());
-            let list = if found.allowlist.is_some() { "an allowlist" } else { "no allowlist" };
-            format!("{list}; {address}")
+            format!("{}; {address}", whose_allowlists(found.allowlists, demand.address))
         }
         "kind" => {
             let kind = match found.kind {
@@ -311,9 +315,26 @@ fn what_it_saw(
         _ => {
             let held: Vec<String> = holder.scopes.iter().map(|scope| lossy(scope)).collect();
             let held = if held.is_empty() { "none".into() } else { held.join(", ") };
-            format!("holds {}; {needs}", shortened(&held))
+            let bound = if is_lost_to_bound(found, needs) { BOUND } else { "" };
+            format!("holds {}; {needs}{bound}", shortened(&held))
         }
     }
+}
+
+/// The allowlists that refuse, or else all that are set.
+fn whose_allowlists(lists: Option<&dyn Allowlists>, address: Option<IpAddr>) -> String {
+    let Some(lists) = lists else { return "no allowlist".into() };
+    match lists.refusing(address).as_slice() {
+        [] => format!("in the allowlist of {}", lists.refusing(None).join(" and ")),
+        refusing => format!("not in the allowlist of {}", refusing.join(" and ")),
+    }
+}
+
+const BOUND: &str = ", which the scopes of its tenant leave out";
+
+/// Whether the key would hold what is needed without the scopes of its tenant.
+fn is_lost_to_bound(found: &Found, needs: &NeededScopes) -> bool {
+    needs.refuses(&found.held).is_some() && needs.refuses(&found.held.bounded(None)).is_none()
 }
 
 /// When the key ends, and which of several bounds decides.

@@ -28,6 +28,7 @@ columns! {
         has_bar_imports: Boolean, has_last_part_imports: Boolean, has_sha512_imports: Boolean,
         error_body: Text, default_lifetime: Interval, max_lifetime: Interval, require_label: Boolean,
         unique_labels: Boolean, max_idle: Interval, max_idle_since: Timestamp,
+        allowlist: Networks, key_limits: Text, key_credits: Bigint,
     }
     keyspace_prefix { keyspace: Text, kind: Text, environment: Text, prefix: Text }
     answer { keyspace: Text, answer: Text, status: Integer, code: Text, message: Text }
@@ -45,7 +46,7 @@ columns! {
     tenant {
         tenant_id: Uuid, suspended_at: Timestamp, created_at: Timestamp, max_lifetime: Interval,
         keyspace: Text, name: Text, plan: Text, suspended_reason: Text, metadata: Jsonb, limits: Text,
-        erased_at: Timestamp,
+        erased_at: Timestamp, allowlist: Networks, scopes: Texts,
     }
     member { tenant_id: Uuid, keyspace: Text, member: Text, role: Text }
     key {

@@ -7,6 +7,7 @@ use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::http::operation::Operation;
 use keysmith_core::key::display;
 use keysmith_core::key::foreign::Hashings;
+use keysmith_core::policy::allowlist::Ranges;
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::Schemes;
 use keysmith_core::policy::implications::{Direct, Implications};
@@ -17,7 +18,7 @@ use keysmith_core::policy::verdict::{Answer, Reason};
 use pg::column::{Column, Text};
 use pg::error::Result;
 use pg::scan::{Row, ScanKey, Snapshot, Varlena, Version, transactions_ended};
-use pg::varlena::ArrayView;
+use pg::varlena::{self, ArrayView};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -89,6 +90,11 @@ pub struct Policy {
     pub max_lifetime: Option<i64>,
     pub requires_label: bool,
     pub has_unique_labels: bool,
+    /// The networks that all keys are bound to.
+    pub allowlist: Option<Ranges>,
+    /// The limits, in their stored form, and the credits of a new key that is given none.
+    pub key_limits: Option<String>,
+    pub key_credits: Option<i64>,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
@@ -203,6 +209,9 @@ impl Policy {
             max_lifetime: None,
             requires_label: false,
             has_unique_labels: false,
+            allowlist: None,
+            key_limits: None,
+            key_credits: None,
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
@@ -255,6 +264,10 @@ impl Policy {
             policy.max_lifetime = row.microseconds(column::max_lifetime);
             policy.requires_label = row.boolean(column::require_label);
             policy.has_unique_labels = row.boolean(column::unique_labels);
+            let networks = row.array(column::allowlist).map(varlena::networks);
+            policy.allowlist = networks.map(Ranges::new);
+            policy.key_limits = row.text(column::key_limits);
+            policy.key_credits = row.bigint(column::key_credits);
             let error_body = row.text(column::error_body);
             policy.error_body =
                 error_body.and_then(|body| ErrorBody::parse(&body).ok()).unwrap_or_default();

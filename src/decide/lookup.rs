@@ -1,7 +1,7 @@
 //! Finding the rows of a key, its tenant and its owner: at the places that the directory has, or by
 //! the indexes.
 
-use super::allowlists::{self, KeysAllowlist};
+use super::allowlists::{self, KeysAllowlists};
 use super::presented::{Presented, Sought};
 use crate::catalog::directory::Known;
 use crate::catalog::policy::Policy;
@@ -13,7 +13,7 @@ use columns::{key, member, tenant};
 use keysmith_core::directory::{KeyEntry, Place, Places};
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::foreign::Hashings;
-use keysmith_core::policy::allowlist::Allowlist;
+use keysmith_core::policy::allowlist::Allowlists;
 use keysmith_core::policy::lifetime::Life;
 use keysmith_core::policy::rules::{Found, Instant, Kind};
 use keysmith_core::policy::scope::HeldScopes;
@@ -327,9 +327,30 @@ impl<'a> KeyRows<'a> {
         [self.key.bytes(key::role), owners]
     }
 
+    /// The scopes that no key of the tenant goes beyond, if the tenant has such a list.
     #[inline]
-    pub fn allowlist(&self) -> Option<KeysAllowlist<'_>> {
-        self.key.stored(key::allowlist).map(|list| allowlists::of_key(self.key_id(), list))
+    pub fn tenants_scopes(&self) -> Option<Vec<&[u8]>> {
+        let scopes = self.tenant.as_ref()?.array(tenant::scopes)?;
+        Some(scopes.iter().flatten().collect())
+    }
+
+    /// The allowlists that hold for the key; `None` if there are none.
+    #[inline]
+    pub fn allowlists<'f>(&'f self, policy: &'f Policy) -> Option<KeysAllowlists<'f>> {
+        let own = self.key.stored(key::allowlist);
+        let tenants = self.tenant.as_ref().and_then(|row| row.stored(tenant::allowlist));
+        let keyspaces = policy.allowlist.as_ref();
+        if own.is_none() && tenants.is_none() && keyspaces.is_none() {
+            return None;
+        }
+        Some(KeysAllowlists {
+            own: own.map(|list| allowlists::of_row(self.key_id(), list)),
+            tenants: tenants.map(|list| {
+                let tenant_id = self.key.uuid(key::tenant_id).unwrap_or_default();
+                allowlists::of_row(tenant_id, list)
+            }),
+            keyspaces,
+        })
     }
 
     #[inline]
@@ -361,7 +382,7 @@ impl<'a> KeyRows<'a> {
         &'f self,
         expires_at: Option<Instant>,
         held: HeldScopes<'f>,
-        allowlist: Option<&'f KeysAllowlist<'_>>,
+        allowlists: Option<&'f KeysAllowlists<'_>>,
     ) -> Found<'f> {
         let is_suspended = |tenant: &Pinned| !tenant.is_null(tenant::suspended_at);
         Found {
@@ -372,7 +393,7 @@ impl<'a> KeyRows<'a> {
             disabled: self.disabled(),
             tenant_suspended: self.tenant.as_ref().is_none_or(is_suspended),
             owner_gone: self.owner.is_none() && !self.key.is_null(key::owner),
-            allowlist: allowlist.map(|list| list as &dyn Allowlist),
+            allowlists: allowlists.map(|lists| lists as &dyn Allowlists),
             held,
         }
     }
@@ -384,6 +405,7 @@ impl<'a> KeyRows<'a> {
         expires_at: Option<Instant>,
         keyspace: &'h [u8],
         own: &'h [&'h [u8]],
+        bound: Option<&'h [&'h [u8]]>,
         effective: &'h [&'h [u8]],
     ) -> Holder<'h> {
         let of_tenant = |column| self.tenant.as_ref().and_then(|tenant| tenant.bytes(column));
@@ -403,6 +425,7 @@ impl<'a> KeyRows<'a> {
             label: self.key.bytes(key::label),
             plan: of_tenant(tenant::plan),
             own,
+            bound,
             roles,
             scopes: effective,
             metadata: self.key.jsonb(key::metadata),

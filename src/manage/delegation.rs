@@ -25,7 +25,7 @@ pub enum Owner {
 }
 
 /// Checks a key against the key that made or changed it, the delegator. It reads the key as it is
-/// after the change.
+/// after the change. What binds all keys of a tenant binds both.
 pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
     let Some(delegator) = caller.identity.as_deref() else { return Ok(()) };
     let catalog = Catalog::open()?;
@@ -117,13 +117,16 @@ pub fn check_environment(delegator: &Identity, environment: &[u8]) -> Result<()>
 fn check_scopes(delegator: &Identity, policy: &Policy, rows: &KeyRows) -> Result<()> {
     let (own, roles) = (rows.scopes(), rows.roles());
     let given: scope::HeldScopes = policy.held(&own, roles);
-    let surplus = delegator
-        .held(|held| given.effective().into_iter().find(|scope| !held.covers(scope)).map(lossy));
+    let surplus = delegator.held(|held| {
+        let held = held.bounded(None);
+        given.effective().iter().find(|scope| !held.covers(scope)).map(|scope| lossy(scope))
+    });
     if let Some(scope) = surplus {
         let who = if delegator.key.is_some() { "the key that gives them" } else { PERSON };
         return Err(beyond_scopes(who, &scope));
     }
-    delegator.held(|held| check_for_later(delegator, held, &given, roles, own.is_empty()))
+    delegator
+        .held(|held| check_for_later(delegator, &held.bounded(None), &given, roles, own.is_empty()))
 }
 
 /// The scopes of a role may grow later, the owner of a key may get another role, and a keyspace may
@@ -140,12 +143,12 @@ fn check_for_later(
     if !is_open && own.is_some_and(|own| own.iter().all(|scope| held.covers(scope))) {
         return Ok(());
     }
-    let [delegators_own, delegators_roles @ .., token] = held.within;
+    let [delegators_own, role, owners, token, _] = held.within;
     let binds = |list: Option<GrantList>| list.is_some_and(|list| !list.iter().any(|s| s == b"*"));
     if binds(token) || binds(delegators_own) && !(is_open && delegator.scopes.is_empty()) {
         return Err(beyond("scopes", "scopes that the key that gives them has, by name"));
     }
-    for (list, name) in delegators_roles.into_iter().zip(&delegator.roles) {
+    for (list, name) in [role, owners].into_iter().zip(&delegator.roles) {
         let is_shared = name.is_some() && roles.contains(&name.as_deref());
         if binds(list) && !is_shared {
             let name = name.as_deref().map(lossy).unwrap_or_default();

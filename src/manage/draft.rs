@@ -37,6 +37,8 @@ pub struct Draft<'a> {
     pub metadata: Option<Jsonb<'a>>,
     /// In their stored form.
     pub limits: Option<String>,
+    /// Whether the caller asked for a key without limits.
+    pub is_unlimited: bool,
     pub credits: Option<i64>,
     pub refill: Option<Refill>,
     pub disabled: bool,
@@ -65,7 +67,9 @@ impl<'a> Draft<'a> {
             refill: json::argument(call, refill, "refill")?,
             disabled: call.boolean(refill + 1, "disabled")?,
             idempotency: Idempotency::default(),
+            is_unlimited: false,
         };
+        draft.is_unlimited = call.datum(label + 8).is_some() && draft.limits.is_none();
         draft.idempotency = Idempotency::read(call, refill + 2, || draft.arguments(more))?;
         Ok(draft)
     }
@@ -81,8 +85,10 @@ impl<'a> Draft<'a> {
             self.owner,
             self.allowlist,
             self.expires_at,
+            self.is_endless,
             self.metadata.and_then(|metadata| metadata.text()),
             self.limits,
+            self.is_unlimited,
             self.credits,
             self.refill.as_ref().map(|refill| (refill.amount.0, &refill.every.0)),
             self.disabled,
@@ -97,6 +103,7 @@ impl<'a> Draft<'a> {
             self.expires_at = policy.default_lifetime.map(|length| clock::now() + length);
         }
         fill_in(caller, policy, self, is_open)?;
+        self.fill_in_allowance(caller, policy)?;
         key::check_label(policy, self.label.as_deref())?;
         key::check_key_grants(policy, &self.scopes)?;
         delegation::check_named(caller, &self.scopes)?;
@@ -108,6 +115,20 @@ impl<'a> Draft<'a> {
             delegation::check_environment(delegator, environment.as_bytes())?;
         }
         Ok(environment)
+    }
+
+    /// The limits and credits that the keyspace gives to new keys. A key gives no credits: it would give
+    /// them to itself.
+    fn fill_in_allowance(&mut self, caller: &Caller, policy: &Policy) -> Result<()> {
+        if self.limits.is_none() && !self.is_unlimited {
+            self.limits.clone_from(&policy.key_limits);
+        }
+        if self.credits.is_some() || self.refill.is_some() {
+            credits::must_administer(caller)?;
+        } else if caller.bounds.is_none() {
+            self.credits = policy.key_credits;
+        }
+        Ok(())
     }
 
     /// Checks that the tenant's plan has what the key uses.
@@ -171,6 +192,7 @@ fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft, is_open: bool) -
         draft.scopes = match policy.empty_scopes {
             EmptyScopes::All => delegator.scopes.iter().map(|scope| lossy(scope)).collect(),
             EmptyScopes::Defaults => delegator.held(|held| {
+                let held = held.bounded(None);
                 let defaults = policy.default_scopes.iter();
                 defaults.filter(|scope| held.covers(scope)).map(|scope| lossy(scope)).collect()
             }),

@@ -137,17 +137,20 @@ pub fn check_role(policy: &Policy, role: Option<&str>, keyspace: &str) -> Result
         .hint("Define it with keysmith.define_role."))
 }
 
-/// Raises a notice for a key whose scopes and roles have no scope in common: it can do nothing.
+/// Raises a notice for a key whose scopes, roles and tenant have no scope in common: it can do nothing.
 pub fn tell_if_powerless(policy: &Policy, key_id: &[u8; 16]) -> Result<()> {
     let catalog = Catalog::open()?;
     let reader = Reader::new(&catalog);
     let rows = reader.find_by_id(key_id).ok_or_else(|| unknown_key(key_id))?;
-    let (own, roles) = (rows.scopes(), rows.roles());
-    if roles.iter().any(Option::is_some) && policy.held(&own, roles).effective().is_empty() {
-        pgrx::notice!(
-            "key {} can do nothing: its scopes, its role and the role of its owner have no scope in common",
-            shown(key_id)
-        );
+    let (own, roles, bound) = (rows.scopes(), rows.roles(), rows.tenants_scopes());
+    let held = policy.held(&own, roles).bounded(bound.as_deref());
+    let is_bound = roles.iter().any(Option::is_some) || bound.is_some();
+    if is_bound && held.effective().is_empty() {
+        let lists = match bound {
+            None => "its scopes, its role and the role of its owner",
+            Some(_) => "its scopes, its role, the role of its owner and the scopes of its tenant",
+        };
+        pgrx::notice!("key {} can do nothing: {lists} have no scope in common", shown(key_id));
     }
     Ok(())
 }

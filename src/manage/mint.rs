@@ -3,7 +3,6 @@
 use super::active_keys;
 use super::authority::{self, Caller};
 use super::bounds::Bounds;
-use super::credits;
 use super::delegation::{self, Owner};
 use super::draft::Draft;
 use super::key::{self, Fresh};
@@ -102,9 +101,6 @@ fn store(
     key::check_has_label(policy, draft.label.as_deref())?;
     active_keys::check_label_is_free(policy, tenant, environment, draft.label.as_deref(), None)?;
     let refill = draft.refill.as_ref();
-    if draft.credits.is_some() || refill.is_some() {
-        credits::must_administer(caller)?;
-    }
     let [of_idempotency_key, of_arguments] = draft.idempotency.params();
     let made = spi::first(
         saved!(concat!(

@@ -1,12 +1,12 @@
 //! The options of a keyspace: read, checked, stored.
 
 use super::field::{
-    Environment, Grants, IdTemplate, IdleTime, KeyPrefix, Lifetime, Line, List, Name, Template,
-    Within, text_types,
+    Environment, Grants, IdTemplate, IdleTime, KeyPrefix, Lifetime, Line, List, Name, Networks,
+    Template, Within, text_types,
 };
 use super::idle;
 use super::json;
-use super::key::MAX_SCOPES;
+use super::key::{self, MAX_SCOPES};
 use super::limits::{self, Limits};
 use super::patch::{self, Columns, Patch};
 use keysmith_core::http::error_body::ErrorBody;
@@ -57,13 +57,16 @@ pub struct Options {
     require_label: Patch<bool>,
     unique_labels: Patch<bool>,
     max_idle: Patch<IdleTime>,
+    allowlist: Patch<Networks>,
+    key_limits: Patch<Limits>,
+    key_credits: Patch<Within<0, { i64::MAX }>>,
 }
 
 /// Reads an argument of `create_keyspace`.
 type Read = fn(&Call, usize, &str) -> Result<Option<Value>>;
 
 /// The arguments of `create_keyspace` after the name, in their order.
-const ARGUMENTS: [(&str, Read); 23] = [
+const ARGUMENTS: [(&str, Read); 26] = [
     ("prefixes", json::value),
     ("empty_scopes", text),
     ("default_scopes", required_texts),
@@ -87,6 +90,9 @@ const ARGUMENTS: [(&str, Read); 23] = [
     ("require_label", boolean),
     ("unique_labels", boolean),
     ("max_idle", interval),
+    ("allowlist", networks),
+    ("key_limits", json::value),
+    ("key_credits", bigint),
 ];
 
 #[derive(Deserialize, Serialize)]
@@ -261,16 +267,18 @@ impl Options {
         for (n, (name, read)) in (1..).zip(ARGUMENTS) {
             given.extend(read(call, n, name)?.map(|value| (name.into(), value)));
         }
-        let options: Options = json::from_value("", Value::Object(given))?;
-        limits::check_kept(&options.limits)?;
-        Ok(options)
+        json::from_value::<Options>("", Value::Object(given))?.checked()
     }
 
     /// The argument of `alter_keyspace`.
     pub fn changed(call: &Call, n: usize) -> Result<Options> {
-        let options: Options = json::required(call, n, "changes")?;
-        limits::check_kept(&options.limits)?;
-        Ok(options)
+        json::required::<Options>(call, n, "changes")?.checked()
+    }
+
+    fn checked(self) -> Result<Options> {
+        limits::check_kept(&self.limits)?;
+        limits::check_kept(&self.key_limits)?;
+        Ok(self)
     }
 
     /// Stores the options of a new keyspace.
@@ -394,6 +402,14 @@ pub fn interval(call: &Call, n: usize, name: &str) -> Result<Option<Value>> {
         format!("{month} months {day} days {time} microseconds").into()
     };
     call.datum(n).map(|_| call.interval(n, name).map(text)).transpose()
+}
+
+fn bigint(call: &Call, n: usize, _: &str) -> Result<Option<Value>> {
+    Ok(call.bigint(n).map(Value::from))
+}
+
+fn networks(call: &Call, n: usize, _: &str) -> Result<Option<Value>> {
+    Ok(call.datum(n).map(|_| key::allowlist(call, n)).transpose()?.map(Value::from))
 }
 
 fn boolean(call: &Call, n: usize, name: &str) -> Result<Option<Value>> {

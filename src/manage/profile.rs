@@ -19,7 +19,7 @@ fn whoami(_: &Call) -> Result<Option<Datum>> {
 fn of(identity: &Identity) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
     let effective: Vec<String> =
-        identity.held(|held| held.effective().into_iter().map(pg::text::lossy).collect());
+        identity.held(|held| held.effective().iter().map(|scope| pg::text::lossy(scope)).collect());
     let scopes = Param::texts(&effective);
     let (statement, params) = match &identity.key {
         Some(key) => {

@@ -70,6 +70,21 @@ fn remove_scope(call: &Call) -> Result<Option<Datum>> {
                 &[params[0], params[1], Param::text(implying)],
             )?;
         }
+        // A tenant that is left without scopes has keys that can do nothing.
+        for (tenant_id, _) in &uses.tenants {
+            spi::execute(
+                "SELECT FROM keysmith_private.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
+                &[Param::uuid(tenant_id)],
+            )?;
+            change(
+                caller,
+                &keyspace,
+                (Subject::Tenant(tenant_id), "alter_tenant"),
+                "UPDATE keysmith_private.tenant SET scopes = pg_catalog.array_remove(scopes, $2)
+                 WHERE tenant_id = $1",
+                &[Param::uuid(tenant_id), Param::text(&scope)],
+            )?;
+        }
         if uses.is_default {
             change(
                 caller,
@@ -117,6 +132,8 @@ struct ScopeUses {
     keys: Vec<[u8; 16]>,
     roles: Vec<String>,
     implied_by: Vec<String>,
+    /// Tenants with their names, whose keys are bound to it.
+    tenants: Vec<([u8; 16], String)>,
     is_default: bool,
     /// Routes, and the option `managed_by`.
     requirements: Vec<String>,
@@ -158,6 +175,12 @@ impl ScopeUses {
                 "SELECT scope FROM keysmith_private.scope
                  WHERE keyspace = $1 AND $2 = ANY (implies) ORDER BY scope",
             )?,
+            tenants: spi::query_now(
+                "SELECT tenant_id, name FROM keysmith_private.tenant
+                 WHERE keyspace = $1 AND $2 = ANY (scopes) ORDER BY name",
+                params,
+                |rows| rows.iter().filter_map(|row| row.uuid(1).zip(row.text(2))).collect(),
+            )?,
             is_default: !names(
                 "SELECT keyspace FROM keysmith_private.keyspace
                  WHERE keyspace = $1 AND $2 = ANY (default_scopes)",
@@ -177,6 +200,7 @@ impl ScopeUses {
         uses.extend(
             named(&self.implied_by).map(|scope| format!("scope {scope:?}, which implies it")),
         );
+        uses.extend(named(&self.tenants).map(|(_, tenant)| format!("tenant {tenant:?}")));
         uses.extend(self.is_default.then(|| "default_scopes".into()));
         uses.extend(named(&self.requirements).cloned());
         uses

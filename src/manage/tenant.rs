@@ -3,7 +3,7 @@
 use super::authority::{self, Caller};
 use super::credits::{self, CreditHolder, Credits};
 use super::errors;
-use super::field::{Document, Lifetime, Name};
+use super::field::{Document, Grants, Lifetime, Name, Networks};
 use super::json;
 use super::key;
 use super::keyspace::policy;
@@ -138,6 +138,9 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
         .map(|interval| json::from_value("max_lifetime", interval))
         .transpose()?;
     let max_lifetime = max_lifetime.map(|lifetime| lifetime.text());
+    let allowlist = key::allowlist(call, 9)?;
+    let scopes = call.datum(10).map(|_| call.strings(10, "scopes")).transpose()?;
+    let scopes = scopes.map(key::distinct);
     if !is_name(&name) {
         return Err(Error::argument("name", NAME_RULE));
     }
@@ -147,13 +150,18 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
     }
     let tenant_id = authority::act(needs::create_tenant, |caller| {
         caller.must_host_all_of(&keyspace)?;
-        policy(caller, &keyspace)?;
+        key::check_known_grants(
+            &*policy(caller, &keyspace)?,
+            scopes.as_deref().unwrap_or_default(),
+        )?;
         let found = spi::first(
             saved!(
                 "INSERT INTO keysmith_private.tenant (
-                     keyspace, name, plan, metadata, limits, tenant_id, max_lifetime)
+                     keyspace, name, plan, metadata, limits, tenant_id, max_lifetime, allowlist,
+                     scopes)
                  VALUES ($1, $2, $3, coalesce($4, '{}'), $5,
-                         coalesce($6, pg_catalog.gen_random_uuid()), $7::interval)
+                         coalesce($6, pg_catalog.gen_random_uuid()), $7::interval,
+                         nullif($8::cidr[], '{}'), $9)
                  ON CONFLICT DO NOTHING RETURNING tenant_id"
             ),
             &[
@@ -164,6 +172,8 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
                 Param::text_or_null(limits.as_deref()),
                 Param::uuid_or_null(tenant_id.as_ref()),
                 Param::text_or_null(max_lifetime.as_deref()),
+                Param::texts(&allowlist),
+                Param::texts_or_null(scopes.as_deref()),
             ],
             |row| row.uuid(1),
         )?;
@@ -231,6 +241,8 @@ struct Changes {
     #[serde(skip_serializing)]
     credits: Patch<Credits>,
     max_lifetime: Patch<Lifetime>,
+    allowlist: Patch<Networks>,
+    scopes: Patch<Grants>,
 }
 
 fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
@@ -240,7 +252,10 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
     let metadata = metadata::assignment(call, 1, &changes.metadata)?;
     limits::check_kept(&changes.limits)?;
     authority::act(needs::alter_tenant, |caller| {
-        policy(caller, &keyspace)?;
+        let policy = policy(caller, &keyspace)?;
+        if let Some(Grants(scopes)) = changes.scopes.value() {
+            key::check_known_grants(&policy, scopes).map_err(|error| error.within("changes"))?;
+        }
         let id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&id))?;
         patch::update(

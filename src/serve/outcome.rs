@@ -1,7 +1,7 @@
 //! The parts of a verdict that the response to a request needs.
 
 use crate::catalog::policy::Policy;
-use crate::catalog::{Catalog, columns};
+use crate::catalog::{Catalog, access, columns};
 use crate::decide::needs::NeededScopes;
 use crate::identity::Identity;
 use crate::verdict::{Facts, Form, Verdict, Words};
@@ -99,11 +99,14 @@ impl Outcome {
         self.error.answer != Answer::Ok
     }
 
-    /// The policy of the verdict's keyspace; the default one if there is no such keyspace.
+    /// The policy of the verdict's keyspace; the default one if there is no such keyspace. The role must
+    /// be one that decides there.
     pub fn policy(&self) -> Result<Rc<Policy>> {
         const MOST: usize = 63;
+        let catalog = Catalog::open()?;
         let name = self.keyspace.as_deref().filter(|name| name.len() <= MOST);
-        Catalog::open()?.policy(name.unwrap_or_default())
+        name.map_or(Ok(()), |name| access::must_decide(&catalog, name))?;
+        catalog.policy(name.unwrap_or_default())
     }
 
     /// The headers of the response. `shows_key` says whether its body shows a key.

@@ -11,6 +11,28 @@ pub trait Allowlist {
     fn admits(&self, address: IpAddr) -> bool;
 }
 
+/// The lists that hold for a key, if at least one is set. An address must be in each one.
+pub trait Allowlists {
+    /// Those of the key, of its tenant, and of its keyspace.
+    fn all(&self) -> [Option<&dyn Allowlist>; 3];
+
+    fn admit(&self, address: IpAddr) -> bool {
+        self.all().into_iter().flatten().all(|list| list.admits(address))
+    }
+
+    /// The holders of the lists that refuse an address; of all lists, if there is no address.
+    fn refusing(&self, address: Option<IpAddr>) -> Vec<&'static str> {
+        let refuses = |list: &dyn Allowlist| address.is_none_or(|address| !list.admits(address));
+        let lists = HOLDERS.into_iter().zip(self.all());
+        lists
+            .filter_map(|(holder, list)| list.filter(|list| refuses(*list)).map(|_| holder))
+            .collect()
+    }
+}
+
+/// How people call the holders of the lists.
+const HOLDERS: [&str; 3] = ["the key", "its tenant", "its keyspace"];
+
 impl Allowlist for [IpNet] {
     fn admits(&self, address: IpAddr) -> bool {
         self.iter().any(|network| contains(*network, address))
@@ -144,6 +166,34 @@ mod tests {
         assert!(!admits("203.0.113.0/24", "::ffff:203.0.114.9"));
         assert!(admits("::ffff:203.0.113.0/120", "203.0.113.9"));
         assert!(!admits("::ffff:203.0.113.0/120", "203.0.114.9"));
+    }
+
+    #[test]
+    fn an_address_must_be_in_each_list() {
+        let lists = [["10.0.0.0/8"], ["10.1.0.0/16"], ["10.1.1.0/24"]]
+            .map(|list| Ranges::new(list.iter().map(|network| parse(network).unwrap())));
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        for set in 1..8u8 {
+            let is_set = |n: usize| set & (1 << n) != 0;
+            let all = Lists([0, 1, 2].map(|n| is_set(n).then_some(&lists[n])));
+            for (within, from) in
+                ["9.9.9.9", "10.9.9.9", "10.1.9.9", "10.1.1.9"].into_iter().enumerate()
+            {
+                let refusing: Vec<_> =
+                    (within..3).filter(|n| is_set(*n)).map(|n| HOLDERS[n]).collect();
+                assert_eq!(all.admit(address(from)), refusing.is_empty(), "{set} {from}");
+                assert_eq!(all.refusing(Some(address(from))), refusing, "{set} {from}");
+            }
+            let set: Vec<_> = (0..3).filter(|n| is_set(*n)).map(|n| HOLDERS[n]).collect();
+            assert_eq!(all.refusing(None), set);
+        }
+    }
+
+    struct Lists<'a>([Option<&'a Ranges>; 3]);
+    impl Allowlists for Lists<'_> {
+        fn all(&self) -> [Option<&dyn Allowlist>; 3] {
+            self.0.map(|list| list.map(|list| list as &dyn Allowlist))
+        }
     }
 
     fn networks() -> impl Strategy<Value = Vec<IpNet>> {

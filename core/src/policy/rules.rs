@@ -1,6 +1,6 @@
 //! The rules of a decision, in their order.
 
-use super::allowlist::Allowlist;
+use super::allowlist::Allowlists;
 use super::scope::{HeldScopes, Required};
 use super::verdict::Reason;
 use std::net::IpAddr;
@@ -47,7 +47,7 @@ pub struct Found<'a> {
     pub disabled: Option<Reason>,
     pub tenant_suspended: bool,
     pub owner_gone: bool,
-    pub allowlist: Option<&'a dyn Allowlist>,
+    pub allowlists: Option<&'a dyn Allowlists>,
     pub held: HeldScopes<'a>,
 }
 
@@ -88,10 +88,10 @@ fn expiry(key: &Found, demand: &Demand) -> Option<Reason> {
 }
 
 fn address(key: &Found, demand: &Demand) -> Option<Reason> {
-    match (key.allowlist, demand.address) {
+    match (key.allowlists, demand.address) {
         (None, _) => None,
         (Some(_), None) => Some(Reason::IpUnknown),
-        (Some(list), Some(address)) => (!list.admits(address)).then_some(Reason::IpNotAllowed),
+        (Some(lists), Some(address)) => (!lists.admit(address)).then_some(Reason::IpNotAllowed),
     }
 }
 
@@ -126,6 +126,7 @@ fn kind_suffices(kind: Option<Kind>, wanted: Option<&[u8]>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::allowlist::Allowlist;
     use super::super::implications::Implications;
     use super::super::scope::GrantList;
     use super::*;
@@ -157,7 +158,7 @@ mod tests {
             disabled: None,
             tenant_suspended: false,
             owner_gone: false,
-            allowlist: None,
+            allowlists: None,
             held,
         };
         let demand =
@@ -172,6 +173,13 @@ mod tests {
         }
     }
 
+    struct Lists([Option<Admits>; 3]);
+    impl Allowlists for Lists {
+        fn all(&self) -> [Option<&dyn Allowlist>; 3] {
+            self.0.each_ref().map(|list| list.as_ref().map(|list| list as &dyn Allowlist))
+        }
+    }
+
     /// Each way to make a good case fail, in the order of the rules.
     fn spoil(found: &mut Found<'static>, demand: &mut Demand<'static>, reason: Reason) {
         match reason {
@@ -182,7 +190,7 @@ mod tests {
             Reason::TenantSuspended => found.tenant_suspended = true,
             Reason::OwnerGone => found.owner_gone = true,
             Reason::IpNotAllowed => {
-                found.allowlist = Some(&Admits(false));
+                found.allowlists = Some(&Lists([Some(Admits(true)), None, Some(Admits(false))]));
                 demand.address = Some(IpAddr::from([192, 0, 2, 1]));
             }
             Reason::KindNotAllowed => {
@@ -239,11 +247,19 @@ mod tests {
 
     #[test]
     fn an_allowlist_needs_an_address() {
-        let (mut found, mut demand) = good();
-        found.allowlist = Some(&Admits(true));
-        assert_eq!(decide(&found, &demand), Reason::IpUnknown);
-        demand.address = Some(IpAddr::from([192, 0, 2, 1]));
-        assert_eq!(decide(&found, &demand), Reason::Ok);
+        let (found, mut demand) = good();
+        for holder in 0..3 {
+            let mut lists = Lists([None, None, None]);
+            for (other, reason) in [(holder, Reason::Ok), ((holder + 1) % 3, Reason::IpNotAllowed)]
+            {
+                lists.0[other] = Some(Admits(other == holder));
+                let found = Found { allowlists: Some(&lists), ..found };
+                demand.address = None;
+                assert_eq!(decide(&found, &demand), Reason::IpUnknown);
+                demand.address = Some(IpAddr::from([192, 0, 2, 1]));
+                assert_eq!(decide(&found, &demand), reason);
+            }
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::implications::Implications;
 use super::verdict::Reason;
+use std::borrow::Cow;
 
 /// The longest scope name.
 pub const MAX_SCOPE_LEN: usize = 128;
@@ -64,11 +65,11 @@ impl<'a> GrantList<'a> {
 }
 
 /// The scopes that a key holds: those that each of several lists allows. The lists are those of
-/// the key, of its role, of its owner, and of the token that was made from it. A list that is
-/// `None` allows everything.
+/// the key, of its role, of its owner, of the token that was made from it, and of its tenant. A
+/// list that is `None` allows everything.
 #[derive(Clone, Copy)]
 pub struct HeldScopes<'a> {
-    pub within: [Option<GrantList<'a>>; 4],
+    pub within: [Option<GrantList<'a>>; 5],
     implications: &'a Implications,
 }
 
@@ -79,14 +80,22 @@ impl<'a> HeldScopes<'a> {
         [own, role, owners]: [Option<GrantList<'a>>; 3],
         implications: &'a Implications,
     ) -> HeldScopes<'a> {
-        HeldScopes { within: [own, role, owners, None], implications }
+        HeldScopes { within: [own, role, owners, None, None], implications }
+    }
+
+    /// What a key of a tenant holds, if the tenant has a list.
+    #[inline]
+    pub fn bounded(self, tenants: Option<&'a [&'a [u8]]>) -> HeldScopes<'a> {
+        let [own, role, owners, token, _] = self.within;
+        let tenants = tenants.map(GrantList::Borrowed);
+        HeldScopes { within: [own, role, owners, token, tenants], ..self }
     }
 
     /// What a token gives: the part of its own list that the key holds now.
     #[inline]
     pub fn narrowed(self, token: GrantList<'a>) -> HeldScopes<'a> {
-        let [own, role, owners, _] = self.within;
-        HeldScopes { within: [own, role, owners, Some(token)], ..self }
+        let [own, role, owners, _, tenants] = self.within;
+        HeldScopes { within: [own, role, owners, Some(token), tenants], ..self }
     }
 
     #[inline]
@@ -96,18 +105,29 @@ impl<'a> HeldScopes<'a> {
     }
 
     /// The grants to show: those of each list that the other lists cover too.
-    pub fn effective(&self) -> Vec<&'a [u8]> {
-        const ALL: &[u8] = b"*";
-        let lists = || self.within.iter().flatten();
-        let mut grants: Vec<&'a [u8]> = match lists().count() {
-            0 => return vec![ALL],
-            1 => lists().flat_map(|list| list.iter()).collect(),
-            _ => lists().flat_map(|list| list.iter()).filter(|grant| self.covers(grant)).collect(),
-        };
-        grants.sort_unstable();
-        grants.dedup();
-        grants
+    #[inline]
+    pub fn effective(&self) -> Cow<'a, [&'a [u8]]> {
+        const ALL: &[&[u8]] = &[b"*"];
+        let mut lists = self.within.iter().flatten();
+        match (lists.next(), lists.next()) {
+            (None, _) => ALL.into(),
+            // Most keys have only their own list, which is short.
+            (Some(GrantList::Borrowed(only)), None) => match only.is_sorted_by(|a, b| a < b) {
+                true => (*only).into(),
+                false => in_order(only.to_vec()).into(),
+            },
+            _ => {
+                let grants = self.within.iter().flatten().flat_map(|list| list.iter());
+                in_order(grants.filter(|grant| self.covers(grant)).collect()).into()
+            }
+        }
     }
+}
+
+fn in_order(mut grants: Vec<&[u8]>) -> Vec<&[u8]> {
+    grants.sort_unstable();
+    grants.dedup();
+    grants
 }
 
 /// The scopes that a request needs.
@@ -195,12 +215,38 @@ mod tests {
         for above in ["images:read", "videos:read", "users:read"] {
             assert!(!held.covers(above.as_bytes()), "{above}");
         }
-        assert_eq!(held.effective(), [b"images:write"]);
+        assert_eq!(held.effective().to_vec(), [b"images:write"]);
         let unlimited = held_within([None, None], &none);
         assert!(unlimited.covers(b"anything"));
-        assert_eq!(unlimited.effective(), [b"*"]);
+        assert_eq!(unlimited.effective().to_vec(), [b"*"]);
         let nothing = held_within([Some(&[]), None], &none);
         assert!(!nothing.covers(b"anything") && nothing.effective().is_empty());
+    }
+
+    #[test]
+    fn a_tenant_bounds_what_its_keys_hold() {
+        let table = implications(&[("admin", &["write"])]);
+        let bound: &[&[u8]] = &[b"write", b"images:read"];
+        let own: &[&[u8]] = &[b"admin", b"images:*"];
+        let held = held_within([Some(own), None], &table);
+        assert_eq!(held.bounded(Some(bound)).effective().to_vec(), [&b"images:read"[..], b"write"]);
+        assert!(!held.bounded(Some(bound)).covers(b"admin"));
+        assert_eq!(held.bounded(None).effective(), held.effective());
+        // A key without a list of its own holds all of the bound, and a token may narrow it further.
+        let all = held_within([None, None], &table).bounded(Some(bound));
+        assert_eq!(all.effective().to_vec(), [&b"images:read"[..], b"write"]);
+        let token: &[&[u8]] = &[b"write", b"videos:read"];
+        for narrowed in [
+            all.narrowed(GrantList::Borrowed(token)),
+            held_within([None, None], &table)
+                .narrowed(GrantList::Borrowed(token))
+                .bounded(Some(bound)),
+        ] {
+            assert_eq!(narrowed.effective().to_vec(), [b"write"]);
+        }
+        let nothing = all.bounded(Some(&[]));
+        assert!(!nothing.covers(b"write") && nothing.effective().is_empty());
+        assert_eq!(nothing.bounded(None).effective().to_vec(), [b"*"]);
     }
 
     #[test]
@@ -210,7 +256,7 @@ mod tests {
         let held = held_within([Some(own), None], &table);
         let token: &[&[u8]] = &[b"write", b"images:read", b"users:read"];
         let narrowed = held.narrowed(GrantList::Borrowed(token));
-        assert_eq!(narrowed.effective(), [&b"images:read"[..], b"write"]);
+        assert_eq!(narrowed.effective().to_vec(), [&b"images:read"[..], b"write"]);
         assert!(!narrowed.covers(b"admin") && !narrowed.covers(b"users:read"));
         // The key holds less now.
         let less: &[&[u8]] = &[b"images:write"];
@@ -241,7 +287,7 @@ mod tests {
             let of_token = held_within([Some(&token), None], &table);
             let scope = scope.as_bytes();
             prop_assert_eq!(narrowed.covers(scope), held.covers(scope) && of_token.covers(scope));
-            for shown in narrowed.effective() {
+            for shown in narrowed.effective().iter() {
                 prop_assert!(held.covers(shown) && of_token.covers(shown));
             }
             let all: &[&[u8]] = &[b"*"];

@@ -49,7 +49,12 @@ CREATE TABLE keysmith_private.keyspace (
     require_label    boolean NOT NULL DEFAULT false,
     unique_labels    boolean NOT NULL DEFAULT false,
     max_idle         interval CHECK (max_idle BETWEEN '1 hour' AND '876000 hours'),
-    max_idle_since   timestamptz
+    max_idle_since   timestamptz,
+    allowlist        cidr[]
+                     CHECK (pg_catalog.cardinality(allowlist) BETWEEN 1 AND 1000
+                            AND pg_catalog.array_position(allowlist, NULL) IS NULL),
+    key_limits       text COLLATE "C" CHECK (length(key_limits) BETWEEN 1 AND 4000),
+    key_credits      bigint CHECK (key_credits >= 0)
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -71,6 +76,9 @@ COMMENT ON COLUMN keysmith_private.keyspace.require_label IS 'Whether keys must 
 COMMENT ON COLUMN keysmith_private.keyspace.unique_labels IS 'Whether a tenant''s keys of an environment must have different labels';
 COMMENT ON COLUMN keysmith_private.keyspace.max_idle IS 'How long a key may be unused before it is disabled; null for any time';
 COMMENT ON COLUMN keysmith_private.keyspace.max_idle_since IS 'The time when max_idle got its value; no key is disabled earlier than so long after it';
+COMMENT ON COLUMN keysmith_private.keyspace.allowlist IS 'The networks that keys may be used from, whatever else their own allowlists name; null for all';
+COMMENT ON COLUMN keysmith_private.keyspace.key_limits IS 'The rate limits of a new key that is given none, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.keyspace.key_credits IS 'The credits of a new key that is given none; null for none';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
@@ -169,13 +177,22 @@ CREATE TABLE keysmith_private.tenant (
     metadata         jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
     limits           text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     erased_at        timestamptz,
+    allowlist        cidr[]
+                     CHECK (pg_catalog.cardinality(allowlist) BETWEEN 1 AND 1000
+                            AND pg_catalog.array_position(allowlist, NULL) IS NULL),
+    scopes           text[] COLLATE "C"
+                     CHECK (pg_catalog.cardinality(scopes) <= 1000
+                            AND pg_catalog.array_position(scopes, NULL) IS NULL),
     UNIQUE (keyspace, name),
     UNIQUE (tenant_id, keyspace),
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
+ALTER TABLE keysmith_private.tenant ALTER COLUMN allowlist SET STORAGE EXTERNAL;
 COMMENT ON TABLE keysmith_private.tenant IS 'The customers of a keyspace; they own keys';
 COMMENT ON COLUMN keysmith_private.tenant.max_lifetime IS 'How long its keys live from their creation on, at most';
 COMMENT ON COLUMN keysmith_private.tenant.limits IS 'The rate limits that all its keys of an environment share';
+COMMENT ON COLUMN keysmith_private.tenant.allowlist IS 'The networks that its keys may be used from; null for all. Long ones are stored out of line, as those of keys';
+COMMENT ON COLUMN keysmith_private.tenant.scopes IS 'The scopes that none of its keys goes beyond; null for all';
 COMMENT ON COLUMN keysmith_private.tenant.erased_at IS 'The time when it was erased; its requests are recorded without address and member since then';
 
 CREATE TABLE keysmith_private.member (

@@ -18,7 +18,7 @@ DECLARE
     ranges  jsonb;
 BEGIN
     UPDATE keysmith_private.tenant
-    SET name = tenant_id::text, metadata = '{}', erased_at = clock_timestamp(),
+    SET name = tenant_id::text, metadata = '{}', allowlist = NULL, erased_at = clock_timestamp(),
         suspended_at = coalesce(suspended_at, clock_timestamp()), suspended_reason = 'erased'
     WHERE tenant_id = erased;
     UPDATE keysmith_private.key

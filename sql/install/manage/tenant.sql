@@ -9,10 +9,12 @@ CREATE FUNCTION keysmith.create_tenant(
     credits jsonb DEFAULT NULL,
     tenant_id uuid DEFAULT NULL,
     if_not_exists boolean DEFAULT false,
-    max_lifetime interval DEFAULT NULL
+    max_lifetime interval DEFAULT NULL,
+    allowlist cidr[] DEFAULT NULL,
+    scopes text[] DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
-COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb, uuid, boolean, interval) IS
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb, uuid, boolean, interval, cidr[], text[]) IS
 'Makes a tenant and returns its id';
 
 CREATE FUNCTION keysmith.alter_tenant(
@@ -22,7 +24,7 @@ CREATE FUNCTION keysmith.alter_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes a tenant: its plan, limits, credits and others; a JSON object names the fields';
+'Changes a tenant: its plan, limits, credits, bounds and others; a JSON object names the fields';
 
 CREATE FUNCTION keysmith.rename_tenant(
     tenant text,
@@ -98,7 +100,9 @@ SELECT t.name AS tenant,
        t.suspended_reason,
        t.metadata,
        t.tenant_id,
-       t.max_lifetime
+       t.max_lifetime,
+       t.allowlist,
+       t.scopes
 FROM keysmith_private.tenant t
 JOIN keysmith_private.keyspace s ON s.keyspace = t.keyspace
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
@@ -122,6 +126,8 @@ COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'The reason that suspend_
 COMMENT ON COLUMN keysmith.tenants.metadata IS 'The JSON object that the application stored with the tenant';
 COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 COMMENT ON COLUMN keysmith.tenants.max_lifetime IS 'How long its keys live from their creation on, at most; null if only the keyspace says so';
+COMMENT ON COLUMN keysmith.tenants.allowlist IS 'The networks that its keys may be used from; null for all';
+COMMENT ON COLUMN keysmith.tenants.scopes IS 'The scopes that none of its keys goes beyond; null for all';
 
 CREATE VIEW keysmith_private.all_members AS
 SELECT t.name AS tenant, m.keyspace, m.member, m.role, m.tenant_id
