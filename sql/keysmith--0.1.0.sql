@@ -81,7 +81,8 @@ CREATE TABLE keysmith_private.keyspace (
     default_lifetime interval CHECK (default_lifetime BETWEEN '1 second' AND '876000 hours'),
     max_lifetime     interval CHECK (max_lifetime BETWEEN '1 second' AND '876000 hours'),
     require_label    boolean NOT NULL DEFAULT false,
-    unique_labels    boolean NOT NULL DEFAULT false
+    unique_labels    boolean NOT NULL DEFAULT false,
+    issuer           text COLLATE "C" CHECK (length(issuer) BETWEEN 1 AND 255)
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -101,6 +102,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.default_lifetime IS 'The lifetime of
 COMMENT ON COLUMN keysmith_private.keyspace.max_lifetime IS 'How long keys live from their creation on, at most; null for no end';
 COMMENT ON COLUMN keysmith_private.keyspace.require_label IS 'Whether keys must have a label';
 COMMENT ON COLUMN keysmith_private.keyspace.unique_labels IS 'Whether a tenant''s keys of an environment must have different labels';
+COMMENT ON COLUMN keysmith_private.keyspace.issuer IS 'Who issues its tokens; null for the keyspace itself';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
@@ -2180,10 +2182,11 @@ CREATE FUNCTION keysmith.create_keyspace(
     default_lifetime interval DEFAULT NULL,
     max_lifetime interval DEFAULT NULL,
     require_label boolean DEFAULT NULL,
-    unique_labels boolean DEFAULT NULL
+    unique_labels boolean DEFAULT NULL,
+    issuer text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, text) IS
 'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -5302,6 +5305,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'max_lifetime', 'how long keys live at most, those made before too'),
     ('create_keyspace', 'require_label', 'whether keys must have a label'),
     ('create_keyspace', 'unique_labels', 'whether a tenant''s keys must have different labels'),
+    ('create_keyspace', 'issuer',        'who issues the tokens; null for the keyspace''s name'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
     ('define_scope', 'scope',           'its name, such as images:read; projects:read:{id} for any id'),
