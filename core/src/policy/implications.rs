@@ -190,7 +190,7 @@ mod tests {
         let implications = Implications::new(direct);
         let grants: Vec<&[u8]> = grants.iter().map(|grant| grant.as_bytes()).collect();
         let within = [Some(GrantList::Borrowed(&grants)), None, None];
-        HeldScopes { within, implications: &implications }.covers(scope.as_bytes())
+        HeldScopes::new(within, &implications).covers(scope.as_bytes())
     }
 
     #[test]

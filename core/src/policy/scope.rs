@@ -172,6 +172,11 @@ mod tests {
         }
     }
 
+    fn implications(direct: &[(&'static str, &[&'static str])]) -> Implications {
+        let direct: Vec<_> = direct.iter().map(|(scope, list)| (*scope, list.to_vec())).collect();
+        Implications::new(&direct)
+    }
+
     fn held_within<'a>(
         lists: [Option<&'a [&'a [u8]]>; 2],
         implications: &'a Implications,
