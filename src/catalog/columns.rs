@@ -27,7 +27,7 @@ columns! {
         created_at: Timestamp, limits: Text, charges: Texts, usage_log: Text, usage_details: Boolean,
         has_bar_imports: Boolean, has_last_part_imports: Boolean, has_sha512_imports: Boolean,
         error_body: Text, default_lifetime: Interval, max_lifetime: Interval, require_label: Boolean,
-        unique_labels: Boolean,
+        unique_labels: Boolean, issuer: Text,
     }
     keyspace_prefix { keyspace: Text, kind: Text, environment: Text, prefix: Text }
     answer { keyspace: Text, answer: Text, status: Integer, code: Text, message: Text }

@@ -17,6 +17,7 @@ use keysmith_core::policy::verdict::{Answer, Reason};
 use pg::column::{Column, Text};
 use pg::error::Result;
 use pg::scan::{Row, ScanKey, Snapshot, Varlena, Version, transactions_ended};
+use pg::text;
 use pg::varlena::ArrayView;
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -89,6 +90,8 @@ pub struct Policy {
     pub max_lifetime: Option<i64>,
     pub requires_label: bool,
     pub has_unique_labels: bool,
+    /// Who issues the keyspace's tokens: the keyspace itself, if it names no one else.
+    pub issuer: String,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
@@ -203,6 +206,7 @@ impl Policy {
             max_lifetime: None,
             requires_label: false,
             has_unique_labels: false,
+            issuer: text::lossy(keyspace),
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
@@ -255,6 +259,7 @@ impl Policy {
             policy.max_lifetime = row.microseconds(column::max_lifetime);
             policy.requires_label = row.boolean(column::require_label);
             policy.has_unique_labels = row.boolean(column::unique_labels);
+            policy.issuer = row.text(column::issuer).unwrap_or_else(|| text::lossy(keyspace));
             let error_body = row.text(column::error_body);
             policy.error_body =
                 error_body.and_then(|body| ErrorBody::parse(&body).ok()).unwrap_or_default();

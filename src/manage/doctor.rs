@@ -21,7 +21,7 @@ fn doctor(call: &Call) -> Result<Option<Datum>> {
         let lost = lost_peppers()?;
         spi::query(
             "SELECT * FROM keysmith_private.doctor_findings($1, $2)",
-            &[Param::text_or_null(pepper::complaint().as_deref()), Param::texts(&lost)],
+            &[Param::text_or_null(pepper::FILE.complaint().as_deref()), Param::texts(&lost)],
             |rows| rows.put_into(result),
         )
     })?;

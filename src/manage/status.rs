@@ -38,7 +38,7 @@ fn library(call: &Call) -> Result<Option<Datum>> {
         Cell::boolean(limit::is_there()),
         Cell::boolean(Catalog::open()?.is_subscriber()),
         Cell::integer(Some(peppers().newest().into())),
-        Cell::boolean(pepper::complaint().is_some()),
+        Cell::boolean(pepper::FILE.complaint().is_some()),
         Cell::bigint(unsent),
         Cell::timestamp(last_unsent_at),
         Cell::integer(Some(settings::event_queue_limit())),

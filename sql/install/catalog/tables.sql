@@ -47,7 +47,8 @@ CREATE TABLE keysmith_private.keyspace (
     default_lifetime interval CHECK (default_lifetime BETWEEN '1 second' AND '876000 hours'),
     max_lifetime     interval CHECK (max_lifetime BETWEEN '1 second' AND '876000 hours'),
     require_label    boolean NOT NULL DEFAULT false,
-    unique_labels    boolean NOT NULL DEFAULT false
+    unique_labels    boolean NOT NULL DEFAULT false,
+    issuer           text COLLATE "C" CHECK (length(issuer) BETWEEN 1 AND 255)
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -67,6 +68,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.default_lifetime IS 'The lifetime of
 COMMENT ON COLUMN keysmith_private.keyspace.max_lifetime IS 'How long keys live from their creation on, at most; null for no end';
 COMMENT ON COLUMN keysmith_private.keyspace.require_label IS 'Whether keys must have a label';
 COMMENT ON COLUMN keysmith_private.keyspace.unique_labels IS 'Whether a tenant''s keys of an environment must have different labels';
+COMMENT ON COLUMN keysmith_private.keyspace.issuer IS 'Who issues its tokens; null for the keyspace itself';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';

@@ -285,6 +285,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'max_lifetime', 'how long keys live at most, those made before too'),
     ('create_keyspace', 'require_label', 'whether keys must have a label'),
     ('create_keyspace', 'unique_labels', 'whether a tenant''s keys must have different labels'),
+    ('create_keyspace', 'issuer',        'who issues the tokens; null for the keyspace''s name'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
     ('define_scope', 'scope',           'its name, such as images:read; projects:read:{id} for any id'),

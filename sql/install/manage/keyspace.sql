@@ -23,10 +23,11 @@ CREATE FUNCTION keysmith.create_keyspace(
     default_lifetime interval DEFAULT NULL,
     max_lifetime interval DEFAULT NULL,
     require_label boolean DEFAULT NULL,
-    unique_labels boolean DEFAULT NULL
+    unique_labels boolean DEFAULT NULL,
+    issuer text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, text) IS
 'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
