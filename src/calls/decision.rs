@@ -115,7 +115,7 @@ impl<'a> Decision<'a> {
             }
         };
         let own = rows.scopes();
-        let held = self.policy.held(&own, rows.roles());
+        let held = rows.narrowed(self.policy.held(&own, rows.roles()));
         let allowlist = rows.allowlist();
         let expires_at = rows.life(&self.policy).end();
         let found = rows.found(expires_at, held, allowlist.as_ref());

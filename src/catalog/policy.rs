@@ -2,7 +2,7 @@
 
 use super::columns;
 use super::tables::{Table, Tables};
-use crate::pepper;
+use crate::{pepper, signing};
 use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::http::operation::Operation;
 use keysmith_core::key::display;
@@ -480,10 +480,12 @@ impl Policy {
 
     /// All answers that the keyspace may give.
     pub fn given_answers(&self) -> impl Iterator<Item = Answer> {
-        let is_unused = |answer| {
-            Reason::ALL
-                .iter()
-                .any(|reason| reason.own_answer() == Some(answer) && self.answer(*reason) != answer)
+        let has_tokens = signing::FILE.secrets().is_some();
+        let is_unused = move |answer| match answer {
+            Answer::TokenInvalid | Answer::TokenExpired => !has_tokens,
+            _ => Reason::ALL.iter().any(|reason| {
+                reason.own_answer() == Some(answer) && self.answer(*reason) != answer
+            }),
         };
         Answer::ALL.into_iter().filter(move |answer| !is_unused(*answer))
     }

@@ -64,6 +64,7 @@ pub fn act<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T
 pub fn act_here<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     let result = look(needs, |caller| {
         caller.must_be_the_sessions_own()?;
+        caller.must_not_act_by_token()?;
         bound_waits();
         let done = body(caller)?;
         identity::must_still_act()?;
@@ -148,6 +149,16 @@ impl Caller {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// A token only reads. It can't make or change keys, and gives nothing on.
+    pub fn must_not_act_by_token(&self) -> Result<()> {
+        let key = self.identity.as_ref().and_then(|identity| identity.key.as_ref());
+        if key.is_none_or(|key| key.token.is_none()) {
+            return Ok(());
+        }
+        Err(not_allowed("a token can't make or change keys, and can't give them to others")
+            .hint("Authenticate with the key that the token was made from."))
     }
 
     fn check(&self, needs: Needs) -> Result<()> {

@@ -81,9 +81,12 @@ fn challenges(facts: &Facts, schemes: &Schemes) -> Option<String> {
     let error = match facts.answer {
         Answer::MissingAuthorization => "",
         Answer::InvalidAuthorization => "error=\"invalid_request\"",
-        Answer::InvalidApiKey | Answer::Revoked | Answer::Expired | Answer::Disabled => {
-            "error=\"invalid_token\""
-        }
+        Answer::InvalidApiKey
+        | Answer::TokenInvalid
+        | Answer::TokenExpired
+        | Answer::Revoked
+        | Answer::Expired
+        | Answer::Disabled => "error=\"invalid_token\"",
         Answer::InsufficientScope => "error=\"insufficient_scope\"",
         _ => return None,
     };

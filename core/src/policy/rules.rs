@@ -3,6 +3,7 @@
 use super::allowlist::Allowlist;
 use super::scope::{HeldScopes, Required};
 use super::verdict::Reason;
+use crate::token::verify::Token;
 use std::net::IpAddr;
 
 /// Microseconds since an epoch. All moments have the same epoch.
@@ -47,7 +48,10 @@ pub struct Found<'a> {
     pub tenant_suspended: bool,
     pub owner_gone: bool,
     pub allowlist: Option<&'a dyn Allowlist>,
+    /// What is held with the token, if there is one.
     pub held: HeldScopes<'a>,
+    /// The token that was presented in place of the key.
+    pub token: Option<&'a Token>,
 }
 
 /// A rule: its name, and a function that returns the reason to refuse, if any.
@@ -83,11 +87,21 @@ fn revocation(key: &Found, _: &Demand) -> Option<Reason> {
 }
 
 fn expiry(key: &Found, demand: &Demand) -> Option<Reason> {
-    reached(key.expires_at, demand.now).then_some(Reason::Expired)
+    if reached(key.expires_at, demand.now) {
+        return Some(Reason::Expired);
+    }
+    let is_over = key.token.is_some_and(|token| token.expires_at <= demand.now);
+    is_over.then_some(Reason::TokenExpired)
 }
 
 fn address(key: &Found, demand: &Demand) -> Option<Reason> {
-    match (key.allowlist, demand.address) {
+    refuses(key.allowlist, demand.address)
+        .or_else(|| refuses(key.token.and_then(Token::allowlist), demand.address))
+}
+
+#[inline]
+fn refuses<L: Allowlist + ?Sized>(list: Option<&L>, address: Option<IpAddr>) -> Option<Reason> {
+    match (list, address) {
         (None, _) => None,
         (Some(_), None) => Some(Reason::IpUnknown),
         (Some(list), Some(address)) => (!list.admits(address)).then_some(Reason::IpNotAllowed),
@@ -128,6 +142,9 @@ mod tests {
     use super::super::implications::Implications;
     use super::super::scope::GrantList;
     use super::*;
+    use crate::token::keys::SigningSecrets;
+    use crate::token::new::NewToken;
+    use crate::token::verify::{Recognized, recognize};
     use proptest::prelude::*;
     use std::sync::LazyLock;
 
@@ -158,11 +175,40 @@ mod tests {
             owner_gone: false,
             allowlist: None,
             held,
+            token: None,
         };
         let demand =
             Demand { environment: None, kind: None, scopes: &WRITE, address: None, now: 1000 };
         (found, demand)
     }
+
+    /// A token until this moment, for some networks.
+    fn token(expires_at: Instant, networks: Option<&[&str]>) -> Token {
+        let keys = SigningSecrets::parse(&format!("1:{}", "11".repeat(32))).unwrap();
+        let keys = keys.of_keyspace("default");
+        let networks: Option<Vec<_>> = networks
+            .map(|networks| networks.iter().map(|network| network.parse().unwrap()).collect());
+        let new = NewToken {
+            issuer: "default",
+            audience: &[],
+            key_id: &[1; 16],
+            token_id: &[2; 16],
+            tenant: "acme",
+            environment: "live",
+            scopes: &["images:write"],
+            allowlist: networks.as_deref(),
+            issued_at: expires_at - 60_000_000,
+            expires_at,
+            claims: &serde_json::Map::new(),
+        };
+        let signed = new.sign(keys.newest().unwrap()).ok().unwrap().token;
+        match recognize(&keys, signed.as_bytes()) {
+            Recognized::Token(presented) => presented.verify().unwrap(),
+            _ => unreachable!("it is a token"),
+        }
+    }
+
+    static PAST: LazyLock<Token> = LazyLock::new(|| token(0, None));
 
     struct Admits(bool);
     impl Allowlist for Admits {
@@ -177,6 +223,7 @@ mod tests {
             Reason::WrongEnvironment => demand.environment = Some(b"test"),
             Reason::Revoked => found.revoked_at = Some(1000),
             Reason::Expired => found.expires_at = Some(1000),
+            Reason::TokenExpired => found.token = Some(&PAST),
             Reason::Disabled => found.disabled = true,
             Reason::TenantSuspended => found.tenant_suspended = true,
             Reason::OwnerGone => found.owner_gone = true,
@@ -193,10 +240,11 @@ mod tests {
         }
     }
 
-    const ORDER: [Reason; 9] = [
+    const ORDER: [Reason; 10] = [
         Reason::WrongEnvironment,
         Reason::Revoked,
         Reason::Expired,
+        Reason::TokenExpired,
         Reason::Disabled,
         Reason::TenantSuspended,
         Reason::OwnerGone,
@@ -243,6 +291,36 @@ mod tests {
         assert_eq!(decide(&found, &demand), Reason::IpUnknown);
         demand.address = Some(IpAddr::from([192, 0, 2, 1]));
         assert_eq!(decide(&found, &demand), Reason::Ok);
+    }
+
+    #[test]
+    fn a_token_ends_at_its_moment() {
+        let (mut found, mut demand) = good();
+        let token = token(1_000_000, None);
+        found.token = Some(&token);
+        for (now, expected) in [(999_999, Reason::Ok), (1_000_000, Reason::TokenExpired)] {
+            demand.now = now;
+            assert_eq!(decide(&found, &demand), expected, "{now}");
+        }
+    }
+
+    #[test]
+    fn the_networks_of_a_token_narrow_those_of_its_key() {
+        let token = token(1_000_000, Some(&["192.0.2.0/24"]));
+        let inside = Some(IpAddr::from([192, 0, 2, 1]));
+        for (keys, address, expected) in [
+            (None, inside, Reason::Ok),
+            (None, None, Reason::IpUnknown),
+            (None, Some(IpAddr::from([203, 0, 113, 1])), Reason::IpNotAllowed),
+            (Some(&Admits(true)), inside, Reason::Ok),
+            (Some(&Admits(false)), inside, Reason::IpNotAllowed),
+        ] {
+            let (mut found, mut demand) = good();
+            found.token = Some(&token);
+            found.allowlist = keys.map(|list| list as &dyn Allowlist);
+            demand.address = address;
+            assert_eq!(decide(&found, &demand), expected, "{address:?}");
+        }
     }
 
     #[test]
