@@ -3107,6 +3107,35 @@ COMMENT ON FUNCTION keysmith_private.profile_of_person(uuid, text, text, text[])
 -- requires:
 --   manage_profile
 
+-- Tokens that are made from keys.
+
+CREATE FUNCTION keysmith.derive_token(
+    api_key text DEFAULT NULL,
+    ttl interval DEFAULT '15 minutes',
+    scopes text[] DEFAULT NULL,
+    allowlist cidr[] DEFAULT NULL,
+    audience text DEFAULT NULL,
+    claims jsonb DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    OUT token text,
+    OUT token_id uuid,
+    OUT expires_at timestamptz
+) RETURNS SETOF record
+LANGUAGE c PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_derive_token';
+COMMENT ON FUNCTION keysmith.derive_token(text, interval, text[], cidr[], text, jsonb, text) IS
+'Makes a token of a key; it is stored nowhere, ends with the key, and others can check it offline';
+
+CREATE FUNCTION keysmith.jwks(keyspace text DEFAULT 'default') RETURNS jsonb
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_jwks';
+COMMENT ON FUNCTION keysmith.jwks(text) IS
+'The public keys by which other services check the keyspace''s tokens, as a JWK set';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_token
+
 -- Revocations, and other changes, that a restore to the past would undo.
 
 CREATE FUNCTION keysmith.revocations_since(
@@ -5094,6 +5123,10 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      $e$SELECT keysmith.revoke(key_id, 'no longer used') FROM keysmith.keys WHERE label = 'Production';$e$),
     ('Keys', 'report_leak',
      $e$SELECT keysmith.report_leak(:'api_key', 'a public repository');$e$),
+    ('Keys', 'derive_token',
+     E'SELECT token, expires_at\n'
+     'FROM keysmith.derive_token(:''api_key'', ttl => ''15 minutes'', scopes => ''{images:read}'');'),
+    ('Keys', 'jwks',                    'SELECT jsonb_pretty(keysmith.jwks());'),
     ('Keys', 'list_keys',
      $e$SELECT label, key_snippet, status FROM keysmith.list_keys('acme');$e$),
     ('Tenants', 'create_tenant',        $e$SELECT keysmith.create_tenant('globex', plan => 'pro');$e$),
@@ -5282,6 +5315,14 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('rename_tenant', 'new_name',       'its new name, unique in the keyspace'),
     ('alter_tenant', 'changes',         'the fields to change, such as {"plan": "pro"}'),
     ('suspend_tenant', 'reason',        'why; the view tenants shows it'),
+    ('derive_token', 'api_key',         'the key; null for the key that the transaction acts for'),
+    ('derive_token', 'ttl',             'how long the token lives, at most: to 24 hours, and not longer than the key'),
+    ('derive_token', 'scopes',          'what the token may do; null for all that the key may do now, empty for nothing'),
+    ('derive_token', 'allowlist',       'networks that the token may be used from, besides those of the key; null for all'),
+    ('derive_token', 'audience',        'whom the token is for, with spaces between several; null for this keyspace'),
+    ('derive_token', 'claims',          'further claims, as an object'),
+    ('derive_token', 'keyspace',        'the keyspace that must have the key; that of the transaction''s key if api_key is null'),
+    ('jwks', 'keyspace',                'the keyspace whose tokens they check'),
     ('create_keyspace', 'name',         'its name, which stays'),
     ('create_keyspace', 'prefixes',     'the prefixes of keys, by kind and environment'),
     ('create_keyspace', 'empty_scopes', 'what a key without scopes may do: all, defaults, none'),
@@ -6207,7 +6248,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:75
+-- src/install.rs:76
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

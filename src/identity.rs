@@ -61,7 +61,8 @@ pub struct Identity {
     pub roles: [Option<Text>; 2],
     /// The id of the request in which it was accepted.
     pub request_id: [u8; 16],
-    expires_at: Option<i64>,
+    /// When the key or the token expires.
+    pub expires_at: Option<i64>,
     address: Option<IpAddr>,
     /// The policy by which it was last valid.
     pub policy: Rc<Policy>,
@@ -441,12 +442,16 @@ pub fn watch() {
     });
 }
 
+/// The identity in force, which must be there.
+pub fn required() -> Result<Rc<Identity>> {
+    current()?.ok_or_else(|| {
+        Error::new(Code::IdentityOver, "the transaction has no identity")
+            .hint("Authenticate in the same transaction, in a statement before this one.")
+    })
+}
+
 fn must_be_signed_in() -> Result<()> {
-    match current()? {
-        Some(_) => Ok(()),
-        None => Err(Error::new(Code::IdentityOver, "the transaction has no identity")
-            .hint("Authenticate in the same transaction, in a statement before this one.")),
-    }
+    required().map(|_| ())
 }
 
 fn require_identity(_: &Call) -> Result<Option<Datum>> {

@@ -60,7 +60,6 @@ struct Keys {
 const MOST: usize = 256;
 
 /// The keys of a keyspace; none without a configured file.
-#[allow(dead_code)]
 pub fn keys_of(keyspace: &[u8]) -> Rc<TokenKeys> {
     let secrets = FILE.secrets();
     KEYS.with_borrow_mut(|keys| {
@@ -83,7 +82,6 @@ pub fn keys_of(keyspace: &[u8]) -> Rc<TokenKeys> {
 
 /// Reads the file again if it has changed, for a token with an unknown `kid`: the session that made
 /// it may have read the file later than this one.
-#[allow(dead_code, reason = "decisions about tokens call it")]
 pub fn look_again() {
     FILE.look_again();
 }

@@ -15,7 +15,7 @@ use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, access, columns};
 use crate::decide::needs;
 use crate::identity::{self, Identity};
-use keysmith_core::policy::verdict::{Answer, Reason};
+use keysmith_core::policy::verdict::Reason;
 use pg::error::{Code, Error, Result};
 use pg::settings::{lock_timeout, set_for_now};
 use pg::spi::Param;
@@ -385,21 +385,21 @@ fn manages(identity: &Identity) -> Result<()> {
         }
         (Some(_), _) => Reason::InsufficientScope,
     };
-    Err(refused(policy, reason))
+    Err(refused(Code::NotAllowed, policy, reason))
 }
 
 /// A refusal with the keyspace's own status, code and message, as in a verdict.
-fn refused(policy: &Policy, reason: Reason) -> Error {
-    let answer: Answer = reason.answer();
+pub fn refused(code: Code, policy: &Policy, reason: Reason) -> Error {
+    let answer = policy.answer(reason);
     let wording = policy.wording(answer);
     let own = |text: Option<&[u8]>, usual: &str| {
         text.and_then(text::from_server).unwrap_or_else(|| usual.into())
     };
-    let code = own(wording.and_then(|wording| wording.code.as_deref()), answer.code());
+    let named = own(wording.and_then(|wording| wording.code.as_deref()), answer.code());
     let message = own(wording.and_then(|wording| wording.message.as_deref()), answer.message());
     let status = wording.and_then(|wording| wording.status).unwrap_or(answer.status());
-    let detail = serde_json::json!({ "status": status, "code": code, "reason": reason.name() });
-    not_allowed(message).detail(detail.to_string())
+    let detail = serde_json::json!({ "status": status, "code": named, "reason": reason.name() });
+    Error::new(code, message).detail(detail.to_string())
 }
 
 pub fn not_allowed(message: impl Into<String>) -> Error {
