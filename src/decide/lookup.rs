@@ -117,8 +117,11 @@ impl<'a> Reader<'a> {
             && let Some(entry) = known.entry
             && let Some(key) = self.key_at(&entry, keyspace)
         {
-            let rows = self.gather(key, entry.places);
+            let mut rows = self.gather(key, entry.places);
             known.note(&KeyEntry { places: rows.places(), ..entry });
+            if let Sought::Token(token) = sought {
+                rows.token = Some(token);
+            }
             return Ok(rows);
         }
         self.is_miss.set(known.is_some());

@@ -110,7 +110,7 @@ impl Sought<'_> {
                 directory::look_up(keyspace, Form::Key, key)
             }
             Sought::Digest(digest) => directory::look_up(keyspace, Form::Digest, &digest.0),
-            Sought::Token(_) => None,
+            Sought::Token(token) => directory::look_up(keyspace, Form::Token, &token.key_id),
         }
     }
 }
