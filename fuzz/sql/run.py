@@ -292,7 +292,8 @@ def server(*arguments, has_pepper):
     cluster = Cluster("fuzz")
     try:
         pepper = {"keysmith__pepper_file": write_peppers(cluster, [1, 2])} if has_pepper else {}
-        cluster.init(*arguments, **scene.SETTINGS, **pepper).start()
+        signing = cluster.write_secrets("signing", f"1:{'11' * 32}\n")
+        cluster.init(*arguments, **scene.SETTINGS, **pepper, keysmith__signing_key_file=signing).start()
         yield cluster
     finally:
         cluster.remove()
