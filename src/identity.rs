@@ -205,7 +205,8 @@ impl Identity {
         let rows = reader.find_by_id(&key.id).ok_or_else(|| is_over(Reason::NotFound))?;
         let rows = rows.with(key.token.clone());
         let own = rows.scopes();
-        let held = rows.narrowed(policy.held(&own, rows.roles()));
+        let mut held = policy.held(&own, rows.roles());
+        rows.narrow(&mut held);
         let allowlist = rows.allowlist();
         let expires_at = rows.life(&policy).end();
         let found = rows.found(expires_at, held, allowlist.as_ref());

@@ -38,7 +38,7 @@ def facts(verdict):
     return verdict._replace(request_id=None, expires_at=None)
 
 
-# Where tokens are taken
+# The places that take tokens
 
 def test_a_token_is_taken_wherever_a_key_is(db, key, token):
     db.call("alter_keyspace", "default",
@@ -107,7 +107,7 @@ def test_scopes_are_those_of_the_token_that_the_key_holds(db, key):
     db.call("remove_scopes", key.key_id, ["a"])
     assert db.reason(token, scopes=["a"]) == "insufficient_scope"
     assert (db.verify(token).scopes, db.verify(key.api_key).scopes) == ([], ["b"])
-    # What the key gets later, the token has not.
+    # The token has nothing that the key gets later.
     db.call("add_scopes", key.key_id, ["a", "c"])
     assert db.verify(token).scopes == ["a"]
     # A token with nothing still says who it is.
@@ -200,7 +200,7 @@ def test_a_token_ends_with_the_commit_that_ends_its_key(db, database, connect, r
     db.rows("COMMIT")
     for other in others:
         assert other.reason(token) == reason == other.reason(key.api_key)
-        # The token that has expired as well tells about the key, if that is over for good.
+        # A token that has expired tells about its key, if the key was revoked or has expired, too.
         old = other.reason(OURS.token(key, iat=1, exp=2))
         assert old == (reason if reason in ("revoked", "expired") else "token_expired")
     over(others[0])
@@ -341,11 +341,12 @@ def test_the_directory_follows_a_key_that_moves(db, key, token):
 def test_the_identity_is_the_keys_but_narrower(db, key):
     token = derived(db, key, scopes=["a"])
     with db.session.transaction():
-        db.verify(token, sign_in=True)
+        end = db.verify(token, sign_in=True).expires_at
         row = db.row("SELECT keysmith.current_tenant() AS tenant, keysmith.current_key() AS key, "
                      "keysmith.has_scope('a') AS a, keysmith.has_scope('b') AS b, keysmith.has_scope('a & b') AS both, "
                      "keysmith.whoami()->'scopes' AS scopes")
         assert row == ("acme", key.key_id, True, False, False, ["a"])
+        assert db.value("SELECT (keysmith.whoami()->>'expires_at')::timestamptz") == end
         # Each check asks again.
         other = session_beside(db)
         other.call("remove_scopes", key.key_id, ["a"])

@@ -115,7 +115,8 @@ impl<'a> Decision<'a> {
             }
         };
         let own = rows.scopes();
-        let held = rows.narrowed(self.policy.held(&own, rows.roles()));
+        let mut held = self.policy.held(&own, rows.roles());
+        rows.narrow(&mut held);
         let allowlist = rows.allowlist();
         let expires_at = rows.life(&self.policy).end();
         let found = rows.found(expires_at, held, allowlist.as_ref());

@@ -135,7 +135,8 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
     let looked_up = sought.map(|sought| {
         let rows = asked.reader.find_sought(sought, asked.keyspace)?;
         let own = rows.scopes();
-        let held = rows.narrowed(policy.held(&own, rows.roles()));
+        let mut held = policy.held(&own, rows.roles());
+        rows.narrow(&mut held);
         let allowlist = rows.allowlist();
         let life = rows.life(policy);
         let found = rows.found(life.end(), held, allowlist.as_ref());

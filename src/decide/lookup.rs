@@ -174,6 +174,7 @@ impl<'a> Reader<'a> {
 
     /// Finds the rows of the key that a token was made from.
     #[cold]
+    #[inline(never)]
     fn find_by_token(
         &self,
         token: Rc<Token>,
@@ -348,12 +349,11 @@ impl<'a> KeyRows<'a> {
         }
     }
 
-    /// What the key holds, or the part of it that its token gives.
+    /// Narrows what the key holds to the part of it that its token gives.
     #[inline]
-    pub fn narrowed<'f>(&'f self, held: HeldScopes<'f>) -> HeldScopes<'f> {
-        match &self.token {
-            None => held,
-            Some(token) => held.narrowed(token.scopes()),
+    pub fn narrow<'f>(&'f self, held: &mut HeldScopes<'f>) {
+        if let Some(token) = &self.token {
+            *held = held.narrowed(token.scopes());
         }
     }
 

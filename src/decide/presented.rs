@@ -77,6 +77,7 @@ fn sought_key<'a>(key: &'a [u8], policy: &Policy) -> Result<Sought<'a>, Reason> 
 }
 
 #[cold]
+#[inline(never)]
 fn token_or_key<'a>(
     text: &'a [u8],
     policy: &Policy,

@@ -1,7 +1,7 @@
 //! Tokens that are presented in place of keys.
 //!
-//! A session remembers only that a signature is good. What a token allows, and whether its key is
-//! still good, is asked again in each decision.
+//! A session remembers only that a signature is good. Each decision asks again what the token
+//! allows, and whether its key is still good.
 
 use crate::catalog::policy::Policy;
 use crate::signing;
@@ -27,7 +27,6 @@ pub fn has_fitting_length(text: &[u8]) -> bool {
 }
 
 /// Reads a text that begins as tokens do. `None` if it is not a token, so that it counts as a key.
-#[cold]
 pub fn read(text: &[u8], policy: &Policy, keyspace: &[u8]) -> Option<Result<Rc<Token>, Invalid>> {
     // Callers may name any keyspace. Making keys for one takes time.
     if !policy.exists() {
