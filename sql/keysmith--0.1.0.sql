@@ -3128,7 +3128,7 @@ COMMENT ON FUNCTION keysmith.derive_token(text, interval, text[], cidr[], text, 
 CREATE FUNCTION keysmith.jwks(keyspace text DEFAULT 'default') RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_jwks';
 COMMENT ON FUNCTION keysmith.jwks(text) IS
-'The public keys by which other services check the keyspace''s tokens, as a JWK set';
+'The public keys that check the keyspace''s tokens; a JWK set for other services';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -4392,6 +4392,7 @@ CREATE FUNCTION keysmith_private.library(
     OUT subscriber boolean,
     OUT newest_pepper integer,
     OUT has_pepper_problem boolean,
+    OUT has_signing_problem boolean,
     OUT events_unsent bigint,
     OUT last_event_unsent_at timestamptz,
     OUT event_queue_limit integer,
@@ -4521,7 +4522,8 @@ FROM (VALUES
     (50, 'keysmith_keys_estimate', 'gauge', 'Keys, as the last ANALYZE or VACUUM has counted them'),
     (51, 'keysmith_tenants_estimate', 'gauge', 'Tenants, as the last ANALYZE or VACUUM has counted them'),
     (52, 'keysmith_relation_bytes', 'gauge', 'The size of a table on disk, with its indexes'),
-    (53, 'keysmith_pepper_file_problem', 'gauge', 'Whether the pepper file can not be used, or was changed since it was read')
+    (53, 'keysmith_pepper_file_problem', 'gauge', 'Whether the pepper file can not be used, or was changed since it was read'),
+    (54, 'keysmith_signing_key_file_problem', 'gauge', 'Whether the file of signing secrets can not be used, or was changed since it was read')
 ) AS m (place, name, type, help);
 COMMENT ON VIEW keysmith_private.metric_help IS 'The metrics, with their types and descriptions';
 
@@ -4738,6 +4740,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
             ('keysmith_standby', pg_is_in_recovery()::integer),
             ('keysmith_subscriber', y.subscriber::integer),
             ('keysmith_pepper_file_problem', y.has_pepper_problem::integer),
+            ('keysmith_signing_key_file_problem', y.has_signing_problem::integer),
             ('keysmith_directory_keys', y.directory_keys),
             ('keysmith_directory_capacity', y.directory_capacity),
             ('keysmith_directory_hits_total', y.directory_hits),
@@ -5877,6 +5880,7 @@ COMMENT ON FUNCTION keysmith_private.doctor_replication() IS
 
 CREATE FUNCTION keysmith_private.doctor_library(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper integer,
+    signing_problem text,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -5909,6 +5913,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'see "Peppers" in SECURITY.md'
     WHERE pepper_problem IS NOT NULL
+    UNION ALL
+    SELECT 'error', 'signing', 'the file ' || signing_problem, 'see "Signing secrets" in SECURITY.md'
+    WHERE signing_problem IS NOT NULL
     UNION ALL
     SELECT 'error', 'pepper', CASE p WHEN '0' THEN 'keys without a pepper are refused: the file does not allow them'
                ELSE format('keys of pepper %s are refused: the file does not have it', p) END,
@@ -5969,8 +5976,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                  AND k.revoked_at IS NULL AND NOT k.imported AND starts_with(k.key_prefix, p.prefix)
                LIMIT 10) AS first_ten) = 10
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], integer) IS
-'The part of doctor() that looks at the library, peppers and the server';
+COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], integer, text) IS
+'The part of doctor() that looks at the library, the files of secrets and the server';
 
 -- Other sessions start with the values that this session would have after RESET ALL, or with
 -- values that ALTER ROLE or ALTER DATABASE has set.
@@ -6211,7 +6218,7 @@ COMMENT ON FUNCTION keysmith_private.doctor_events(jsonb) IS
 'The part of doctor() that looks at the queue of notifications';
 
 CREATE FUNCTION keysmith_private.doctor_findings(
-    pepper_problem text, lost_peppers text[],
+    pepper_problem text, lost_peppers text[], signing_problem text,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -6221,7 +6228,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT coalesce(jsonb_object_agg(a.alarm, a.value), '{}') AS raised
         FROM keysmith_private.alarms() a WHERE a.raised
     ), findings AS MATERIALIZED (
-        SELECT d.* FROM y, keysmith_private.doctor_library(y.preloaded, y.version, pepper_problem, lost_peppers, y.newest_pepper) d
+        SELECT d.* FROM y, keysmith_private.doctor_library(
+            y.preloaded, y.version, pepper_problem, lost_peppers, y.newest_pepper, signing_problem) d
         UNION ALL SELECT * FROM keysmith_private.doctor_logging()
         UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
@@ -6236,8 +6244,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'ok', 'keysmith', format('no problem found; preloaded, version %s', y.version), NULL
     FROM y WHERE NOT EXISTS (SELECT FROM findings)
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_findings(text, text[]) IS
-'The rows of doctor(), given what only the library knows about peppers';
+COMMENT ON FUNCTION keysmith_private.doctor_findings(text, text[], text) IS
+'The rows of doctor(), given what only the library knows about the files of secrets';
 
 CREATE FUNCTION keysmith.doctor(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text

@@ -1,5 +1,4 @@
-//! The configured peppers. By default there are none: an installation works without a pepper, and
-//! one can be added later.
+//! The configured peppers. An installation works without a pepper, and one can be added later.
 //!
 //! A reload only adds peppers. Keys in the directory are found without a pepper, so a pepper that is
 //! in force stays so until the server restarts.

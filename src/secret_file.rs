@@ -35,7 +35,7 @@ pub trait Secrets: Sized + 'static {
     /// Why these can't replace others without a restart, if they can't.
     fn problem_after(&self, known: &Self) -> Option<&'static str>;
 
-    /// What the log says about these when they come into force.
+    /// The words of the log when these come into force.
     fn summary(&self) -> String;
 }
 

@@ -19,4 +19,4 @@ COMMENT ON FUNCTION keysmith.derive_token(text, interval, text[], cidr[], text, 
 CREATE FUNCTION keysmith.jwks(keyspace text DEFAULT 'default') RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_jwks';
 COMMENT ON FUNCTION keysmith.jwks(text) IS
-'The public keys by which other services check the keyspace''s tokens, as a JWK set';
+'The public keys that check the keyspace''s tokens; a JWK set for other services';
