@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-type TextDigest = [u8; 32];
+/// The SHA-256 of a token's text.
+pub type TextDigest = [u8; 32];
 
 /// How many tokens are remembered, and how many bytes they take.
 const MOST: usize = 1024;
@@ -25,14 +26,19 @@ pub struct Remembered {
 
 impl Remembered {
     /// Checks the signature, if that was not done before. Bad tokens are not remembered.
-    pub fn verify(&mut self, presented: &Presented) -> Result<Rc<Token>, Invalid> {
+    pub fn verify(&mut self, presented: &Presented) -> Result<(TextDigest, Rc<Token>), Invalid> {
         let digest = Sha256::digest(presented.text()).into();
-        if let Some(token) = self.tokens.get(&digest) {
-            return Ok(Rc::clone(token));
+        if let Some(token) = self.get(&digest) {
+            return Ok((digest, token));
         }
         let token = Rc::new(presented.verify()?);
         self.note(digest, &token);
-        Ok(token)
+        Ok((digest, token))
+    }
+
+    /// A token that is remembered, as the last one always is.
+    pub fn get(&self, digest: &TextDigest) -> Option<Rc<Token>> {
+        self.tokens.get(digest).cloned()
     }
 
     fn note(&mut self, digest: TextDigest, token: &Rc<Token>) {
@@ -74,7 +80,11 @@ mod tests {
 
     fn verify(remembered: &mut Remembered, keys: &TokenKeys, text: &str) -> Rc<Token> {
         match recognize(keys, text.as_bytes()) {
-            Recognized::Token(presented) => remembered.verify(&presented).unwrap(),
+            Recognized::Token(presented) => {
+                let (digest, token) = remembered.verify(&presented).unwrap();
+                assert!(Rc::ptr_eq(&remembered.get(&digest).unwrap(), &token));
+                token
+            }
             _ => panic!("not a token"),
         }
     }
