@@ -158,7 +158,7 @@ def test_without_a_file_there_are_no_tokens(preload):
 def test_standbys_make_tokens(server):
     standby = server.backup("standby", 5433)
     try:
-        # Each server has a file of its own.
+        # Each server reads its own file.
         standby.configure(keysmith__signing_key_file=standby.write_secrets("signing", ONE + TWO))
         standby.start()
         wait_until(lambda: server.db.one("wait_for_replay")[0] == 1)

@@ -47,7 +47,7 @@ def refused(db, sqlstate, key, **options):
     return diag
 
 
-# What a token says
+# The content of tokens
 
 def test_the_claims(db, key):
     db.call("alter_keyspace", "default", Jsonb({"issuer": ISSUER}))
