@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from conftest import session
-from tokens import Signer, cluster, compact, encoded  # noqa: F401
+from tokens import Signer, compact, encoded
 
 OURS, OTHERS = Signer(), Signer("other")
 # The order of the group of Ed25519.
@@ -232,6 +232,7 @@ def attacked(cluster):
     db.tenant()
     yield db, db.mint(scopes=["a", "b"])
     db.session.close()
+    cluster.execute("DROP DATABASE attacked")
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -1,11 +1,9 @@
-"""Shared by the tests of tokens: a cluster with signing secrets, and tokens that are made without
-the library."""
+"""Tokens that are made without the library, and a cluster whose signing secrets may change."""
 
 import base64
 import hashlib
 import hmac
 import json
-import os
 import time
 import uuid
 
@@ -13,24 +11,18 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-import cluster as clusters
 from cluster import Cluster
 
 SECRETS = {1: "11" * 32, 2: "22" * 32}
 
 
 def write_secrets(cluster, *generations):
-    file = cluster.dir / "signing"
-    file.write_text("".join(f"{n}:{SECRETS[n]}\n" for n in generations))
-    file.chmod(0o600)
-    if clusters._SERVER_USER:
-        os.chown(file, clusters._SERVER_USER.pw_uid, clusters._SERVER_USER.pw_gid)
-    return file
+    return cluster.write_secrets("signing", "".join(f"{n}:{SECRETS[n]}\n" for n in generations))
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A private cluster for the file, which can sign tokens."""
+    """A private cluster for the file."""
     running = Cluster("tokens")
     try:
         running.init(keysmith__signing_key_file=write_secrets(running, 1))
