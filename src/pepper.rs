@@ -9,8 +9,7 @@ use std::sync::LazyLock;
 use std::thread::LocalKey;
 
 pub static FILE: SecretFile<Peppers> = SecretFile::new(Texts {
-    setting: c"keysmith.pepper_file",
-    name: "keysmith.pepper_file",
+    name: c"keysmith.pepper_file",
     description: c"File outside the data directory with the peppers of key digests.",
     explanation: c"One line for each generation, number:hex. Empty for no peppers.",
     noun: "peppers",

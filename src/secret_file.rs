@@ -11,6 +11,7 @@ use pg::error::{Code, Error, Result};
 use pg::settings::{About, Check, Context, SettingProblem, Text, is_preloading};
 use pg::{clock, notice, server};
 use pgrx::pg_sys;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::ffi::CStr;
 use std::fs::Metadata;
@@ -42,7 +43,7 @@ pub trait Secrets: Sized + 'static {
 /// A file of secrets.
 pub struct SecretFile<S: Secrets> {
     setting: Text<Watched<S>>,
-    name: &'static str,
+    name: &'static CStr,
     /// What messages call the secrets.
     noun: &'static str,
     /// The section of SECURITY.md about them.
@@ -106,9 +107,8 @@ impl<S: Secrets> Check for Watched<S> {
 
 /// The texts about a file.
 pub struct Texts {
-    /// The name of the setting, twice.
-    pub setting: &'static CStr,
-    pub name: &'static str,
+    /// The name of the setting.
+    pub name: &'static CStr,
     pub description: &'static CStr,
     pub explanation: &'static CStr,
     pub noun: &'static str,
@@ -118,7 +118,7 @@ pub struct Texts {
 impl<S: Secrets> SecretFile<S> {
     pub const fn new(texts: Texts) -> SecretFile<S> {
         let about = About {
-            name: texts.setting,
+            name: texts.name,
             description: texts.description,
             explanation: texts.explanation,
             context: Context::Postmaster,
@@ -155,7 +155,7 @@ impl<S: Secrets> SecretFile<S> {
     pub fn load(&self) -> Result<()> {
         let Some(path) = self.path() else { return Ok(()) };
         let secrets = self.read(&path).map_err(|why| {
-            Error::new(Code::Pepper, format!("{} {why}", self.name))
+            Error::new(Code::Pepper, format!("{} {why}", self.name()))
                 .hint(format!("See {:?} in SECURITY.md.", self.section))
         })?;
         self.put_in_force(secrets);
@@ -175,6 +175,10 @@ impl<S: Secrets> SecretFile<S> {
         }
     }
 
+    fn name(&self) -> Cow<'static, str> {
+        self.name.to_string_lossy()
+    }
+
     /// The configured path, if there is one.
     fn path(&self) -> Option<String> {
         Some(self.setting.get()).filter(|path| !path.is_empty())
@@ -189,7 +193,7 @@ impl<S: Secrets> SecretFile<S> {
             S::KNOWN.with(|known| known.is_stale.set(true));
             return;
         }
-        let Self { name, noun, .. } = self;
+        let (name, noun) = (self.name(), self.noun);
         match self.read_again() {
             Err(why) => {
                 notice::log(format!("{name} {why}; the {noun} that were read before stay in force"))

@@ -12,8 +12,7 @@ use std::rc::Rc;
 use std::thread::LocalKey;
 
 pub static FILE: SecretFile<SigningSecrets> = SecretFile::new(Texts {
-    setting: c"keysmith.signing_key_file",
-    name: "keysmith.signing_key_file",
+    name: c"keysmith.signing_key_file",
     description: c"File outside the data directory with the secrets that sign tokens.",
     explanation: c"One line for each generation, number:hex. Empty for no tokens.",
     noun: "secrets",

@@ -230,6 +230,30 @@ def test_persons_and_tokens_make_none(db, key):
         assert "a person makes no tokens" in refused(db, "KS403", None).message_primary
 
 
+def test_code_of_a_tables_owner_gets_none(cluster, db, dbname, key):
+    """It runs in the transaction of who refreshes the view, and could keep the token."""
+    cluster.execute("CREATE ROLE theirs")
+    try:
+        db.call("grant_access", "theirs", "verifier")
+        db.rows("""
+            CREATE SCHEMA theirs; GRANT ALL ON SCHEMA theirs TO theirs;
+            SET ROLE theirs;
+            CREATE FUNCTION theirs.same(n int) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN n; END';
+            CREATE MATERIALIZED VIEW theirs.v AS SELECT theirs.same(1);
+            CREATE OR REPLACE FUNCTION theirs.same(n int) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $f$ BEGIN
+                RETURN (SELECT token FROM keysmith.derive_token()); END $f$;
+            RESET ROLE""")
+        with db.session.transaction(force_rollback=True):
+            db.verify(key.api_key, sign_in=True)
+            assert db.one("derive_token").token
+            with pytest.raises(psycopg.Error) as error:
+                db.rows("REFRESH MATERIALIZED VIEW theirs.v")
+            assert error.value.sqlstate == "KS403" and "security-restricted" in error.value.diag.message_primary
+    finally:
+        cluster.execute("DROP OWNED BY theirs CASCADE", dbname)
+        cluster.execute("DROP ROLE theirs")
+
+
 def test_a_verifier_of_one_keyspace(cluster, db, dbname, key):
     db.call("create_keyspace", "other")
     db.tenant("globex", keyspace="other")

@@ -140,15 +140,8 @@ impl Caller {
         Ok(caller)
     }
 
-    /// If a role analyzes a table or refreshes a view, code of its owner runs in that role's
-    /// transaction. It must not act for the key or person of that transaction.
     fn must_be_the_sessions_own(&self) -> Result<()> {
-        match self.identity {
-            Some(_) if transaction::is_security_restricted() => Err(not_allowed(
-                "a security-restricted operation can't act for the key or person that is signed in",
-            )),
-            _ => Ok(()),
-        }
+        self.identity.as_ref().map_or(Ok(()), |_| must_be_the_sessions_own())
     }
 
     /// A token only reads. It can't make or change keys, and gives nothing on.
@@ -386,6 +379,17 @@ fn manages(identity: &Identity) -> Result<()> {
         (Some(_), _) => Reason::InsufficientScope,
     };
     Err(refused(Code::NotAllowed, policy, reason))
+}
+
+/// If a role analyzes a table or refreshes a view, code of its owner runs in that role's transaction.
+/// It must not act for the key or person of that transaction.
+pub fn must_be_the_sessions_own() -> Result<()> {
+    if transaction::is_security_restricted() {
+        let message =
+            "a security-restricted operation can't act for the key or person that is signed in";
+        return Err(not_allowed(message));
+    }
+    Ok(())
 }
 
 /// A refusal with the keyspace's own status, code and message, as in a verdict.

@@ -4,7 +4,7 @@
 //! Nothing is written, so both work on standbys and in transactions that only read. Whoever may
 //! decide about keys may call them.
 
-use super::authority::{not_allowed, refused};
+use super::authority::{must_be_the_sessions_own, not_allowed, refused};
 use super::delegation::beyond_scopes;
 use super::key;
 use super::keyspace::check_known;
@@ -102,6 +102,7 @@ fn of_key(asked: &Asked, presented: Presented, keyspace: &str) -> Result<Made> {
 /// A token of the key that the transaction acts for.
 fn of_identity(asked: &Asked) -> Result<Made> {
     let identity = identity::required()?;
+    must_be_the_sessions_own()?;
     let Identity { tenant, keyspace, policy, expires_at, .. } = &*identity;
     let Some(key) = &identity.key else {
         return Err(not_allowed("a person makes no tokens: it takes a key"));
