@@ -4,8 +4,8 @@ import base64
 import hashlib
 import hmac
 import json
-import time
 import uuid
+from datetime import datetime, timezone
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -34,6 +34,11 @@ def cluster():
         running.remove()
 
 
+def seconds():
+    """The present time as claims have it."""
+    return int(datetime.now(timezone.utc).timestamp())
+
+
 def encoded(content):
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
@@ -57,7 +62,7 @@ class Signer:
 
     def claims(self, key, **claims):
         """The claims of a token of a key, for five minutes. A claim that is None is left out."""
-        now, key_id = int(time.time()), str(key.key_id)
+        now, key_id = seconds(), str(key.key_id)
         usual = {"iss": "default", "aud": "default", "sub": key_id, "client_id": key_id,
                  "jti": str(uuid.uuid4()), "iat": now, "exp": now + 300, "scope": "*",
                  "tenant": "acme", "environment": "live"}
