@@ -4,7 +4,6 @@ import base64
 import hashlib
 import hmac
 import json
-import time
 import uuid
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from conftest import session
-from tokens import Signer, cluster, compact, encoded  # noqa: F401
+from tokens import Signer, compact, encoded, seconds
 
 OURS, OTHERS = Signer(), Signer("other")
 # The order of the group of Ed25519.
@@ -163,7 +162,7 @@ ATTACKS = {
     "part of the issuer": (with_claims(aud="defaul"), "token_invalid"),
     "made ahead": (with_claims(iat=FOREVER - 60, exp=FOREVER), "token_invalid"),
     "expired": (with_claims(iat=1, exp=2), "token_expired"),
-    "expired now": (lambda key: OURS.token(key, exp=int(time.time())), "token_expired"),
+    "expired now": (lambda key: OURS.token(key, exp=seconds()), "token_expired"),
     # Claims in other forms.
     "exp as text": (with_claims(exp=str(FOREVER)), "token_invalid"),
     "exp with a fraction": (with_claims(exp=FOREVER + 0.5), "token_invalid"),
@@ -232,6 +231,7 @@ def attacked(cluster):
     db.tenant()
     yield db, db.mint(scopes=["a", "b"])
     db.session.close()
+    cluster.execute("DROP DATABASE attacked")
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

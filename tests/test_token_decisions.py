@@ -1,7 +1,6 @@
 """Decisions about tokens: they follow the key, narrowed, and end with it."""
 
 import json
-import time
 from datetime import datetime, timedelta, timezone
 
 import psycopg
@@ -13,7 +12,7 @@ from conftest import session, wait_until
 from serving import ENDPOINTS, serving
 from test_identity import over
 from test_metrics import metrics
-from tokens import Signer, cluster, write_secrets  # noqa: F401
+from tokens import Signer, cluster, seconds, write_secrets  # noqa: F401
 
 OURS = Signer()
 LIMITS = '[{"name": "calls", "limit": 5, "window": "1 hour"}]'
@@ -232,7 +231,7 @@ def test_a_key_that_is_removed_leaves_no_token(db, key, token):
 
 
 def test_it_ends_at_its_end(db, key):
-    end = int(time.time()) + 1
+    end = seconds() + 1
     token = OURS.token(key, exp=end)
     verdict = wait_until(lambda: not (v := db.verify(token)).ok and v)
     assert (verdict.reason, verdict.status, verdict.code, verdict.key_id) == ("token_expired", 401, "token_expired", key.key_id)
@@ -382,7 +381,7 @@ def test_row_level_security_knows_it(db, key):
 def test_the_identity_ends_with_the_token(db, key):
     def signed_in():
         db.rows("BEGIN")
-        if db.verify(OURS.token(key, exp=int(time.time()) + 2), sign_in=True).ok:
+        if db.verify(OURS.token(key, exp=seconds() + 2), sign_in=True).ok:
             return True
         db.rows("ROLLBACK")
 

@@ -1,36 +1,28 @@
-"""Shared by the tests of tokens: a cluster with signing secrets, and tokens that are made without
-the library."""
+"""Tokens that are made without the library, and a cluster whose signing secrets may change."""
 
 import base64
 import hashlib
 import hmac
 import json
-import os
-import time
 import uuid
+from datetime import datetime, timezone
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-import cluster as clusters
 from cluster import Cluster
 
 SECRETS = {1: "11" * 32, 2: "22" * 32}
 
 
 def write_secrets(cluster, *generations):
-    file = cluster.dir / "signing"
-    file.write_text("".join(f"{n}:{SECRETS[n]}\n" for n in generations))
-    file.chmod(0o600)
-    if clusters._SERVER_USER:
-        os.chown(file, clusters._SERVER_USER.pw_uid, clusters._SERVER_USER.pw_gid)
-    return file
+    return cluster.write_secrets("signing", "".join(f"{n}:{SECRETS[n]}\n" for n in generations))
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A private cluster for the file, which can sign tokens."""
+    """A private cluster for the file."""
     running = Cluster("tokens")
     try:
         running.init(keysmith__signing_key_file=write_secrets(running, 1))
@@ -40,6 +32,11 @@ def cluster():
         yield running
     finally:
         running.remove()
+
+
+def seconds():
+    """The present time as claims have it."""
+    return int(datetime.now(timezone.utc).timestamp())
 
 
 def encoded(content):
@@ -65,7 +62,7 @@ class Signer:
 
     def claims(self, key, **claims):
         """The claims of a token of a key, for five minutes. A claim that is None is left out."""
-        now, key_id = int(time.time()), str(key.key_id)
+        now, key_id = seconds(), str(key.key_id)
         usual = {"iss": "default", "aud": "default", "sub": key_id, "client_id": key_id,
                  "jti": str(uuid.uuid4()), "iat": now, "exp": now + 300, "scope": "*",
                  "tenant": "acme", "environment": "live"}

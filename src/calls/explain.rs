@@ -261,7 +261,7 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
 /// What is wrong with a token.
 fn invalid_token(presented: Presented, asked: &Asked) -> String {
     let token = match presented {
-        Presented::Key(text) => token::check(text, asked.policy, asked.keyspace),
+        Presented::Key(text) => token::read(text, asked.policy, asked.keyspace),
         _ => None,
     };
     token.and_then(Result::err).map_or("a token", Invalid::message).into()

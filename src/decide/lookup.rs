@@ -3,7 +3,6 @@
 
 use super::allowlists::{self, KeysAllowlist};
 use super::presented::{Presented, Sought};
-use super::token;
 use crate::catalog::directory::Known;
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
@@ -19,7 +18,6 @@ use keysmith_core::policy::lifetime::Life;
 use keysmith_core::policy::rules::{Found, Instant, Kind};
 use keysmith_core::policy::scope::HeldScopes;
 use keysmith_core::policy::verdict::Reason;
-use keysmith_core::token::remembered::TextDigest;
 use keysmith_core::token::verify::Token;
 use pg::error::Result;
 use pg::scan::{Pinned, Relation, Room, Row, ScanKey, Snapshot, Varlena};
@@ -121,8 +119,8 @@ impl<'a> Reader<'a> {
         {
             let mut rows = self.gather(key, entry.places);
             known.note(&KeyEntry { places: rows.places(), ..entry });
-            if let Sought::Token(digest) = sought {
-                rows.token = token::checked(&digest);
+            if let Sought::Token(token) = sought {
+                rows.token = Some(token);
             }
             return Ok(rows);
         }
@@ -170,7 +168,7 @@ impl<'a> Reader<'a> {
             Sought::Imported(key, hashings) => self.find_by_any(key, hashings, keyspace),
             Sought::Key(key) => self.find_by_digest(&KeyDigest::of(key), keyspace),
             Sought::Digest(digest) => self.find_by_digest(&digest, keyspace),
-            Sought::Token(digest) => self.find_by_token(&digest, keyspace),
+            Sought::Token(token) => self.find_by_token(token, keyspace),
         }
     }
 
@@ -179,10 +177,9 @@ impl<'a> Reader<'a> {
     #[inline(never)]
     fn find_by_token(
         &self,
-        digest: &TextDigest,
+        token: Rc<Token>,
         keyspace: &[u8],
     ) -> std::result::Result<KeyRows<'_>, Reason> {
-        let token = token::checked(digest).ok_or(Reason::TokenInvalid)?;
         let rows = self.find_by_id(&token.key_id);
         let rows = rows.filter(|rows| rows.key.bytes(key::keyspace) == Some(keyspace));
         Ok(rows.ok_or(Reason::TokenInvalid)?.with(Some(token)))

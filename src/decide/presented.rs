@@ -8,8 +8,9 @@ use keysmith_core::key::foreign::Hashings;
 use keysmith_core::key::{MAX_KEY_LEN, format};
 use keysmith_core::policy::verdict::Reason;
 use keysmith_core::token::MAX_TOKEN_LEN;
-use keysmith_core::token::remembered::TextDigest;
+use keysmith_core::token::verify::Token;
 use pg::call::{Bytes, Call};
+use std::rc::Rc;
 
 /// The key or token that a caller presents.
 #[derive(Clone, Copy)]
@@ -82,24 +83,23 @@ fn token_or_key<'a>(
     policy: &Policy,
     keyspace: &[u8],
 ) -> Result<Sought<'a>, Reason> {
-    match token::check(text, policy, keyspace) {
-        Some(Ok(digest)) => Ok(Sought::Token(digest)),
+    match token::read(text, policy, keyspace) {
+        Some(Ok(token)) => Ok(Sought::Token(token)),
         Some(Err(_)) => Err(Reason::TokenInvalid),
         None if text.len() > MAX_KEY_LEN => Err(Reason::MalformedKey),
         None => sought_key(text, policy),
     }
 }
 
-/// The bytes by which a key is looked up.
-#[derive(Clone, Copy)]
+/// The bytes by which a key is looked up, or the token that names it.
 pub enum Sought<'a> {
     /// The text that is hashed.
     Key(&'a [u8]),
     /// A key that may be stored by one of several digests.
     Imported(&'a [u8], Hashings),
     Digest(KeyDigest),
-    /// The SHA-256 of a token with a good signature, which names the key.
-    Token(TextDigest),
+    /// A token with a good signature.
+    Token(Rc<Token>),
 }
 
 impl Sought<'_> {
@@ -111,10 +111,7 @@ impl Sought<'_> {
                 directory::look_up(keyspace, Form::Key, key)
             }
             Sought::Digest(digest) => directory::look_up(keyspace, Form::Digest, &digest.0),
-            Sought::Token(digest) => {
-                let token = token::checked(digest)?;
-                directory::look_up(keyspace, Form::Token, &token.key_id)
-            }
+            Sought::Token(token) => directory::look_up(keyspace, Form::Token, &token.key_id),
         }
     }
 }

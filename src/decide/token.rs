@@ -7,7 +7,7 @@ use crate::catalog::policy::Policy;
 use crate::signing;
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::token::MAX_TOKEN_LEN;
-use keysmith_core::token::remembered::{Remembered, TextDigest};
+use keysmith_core::token::remembered::Remembered;
 use keysmith_core::token::verify::{Invalid, Recognized, Refused, Token, recognize};
 use pg::clock;
 use std::cell::RefCell;
@@ -26,9 +26,8 @@ pub fn has_fitting_length(text: &[u8]) -> bool {
     text.len() <= MAX_KEY_LEN || text.len() <= MAX_TOKEN_LEN && text.first() == Some(&FIRST_BYTE)
 }
 
-/// Reads a text that begins as tokens do, and checks its signature. `None` if it is not a token, so
-/// that it counts as a key.
-pub fn check(text: &[u8], policy: &Policy, keyspace: &[u8]) -> Option<Result<TextDigest, Invalid>> {
+/// Reads a text that begins as tokens do. `None` if it is not a token, so that it counts as a key.
+pub fn read(text: &[u8], policy: &Policy, keyspace: &[u8]) -> Option<Result<Rc<Token>, Invalid>> {
     // Callers may name any keyspace. Making keys for one takes time.
     if !policy.exists() {
         return None;
@@ -39,16 +38,11 @@ pub fn check(text: &[u8], policy: &Policy, keyspace: &[u8]) -> Option<Result<Tex
         keys = signing::keys_of(keyspace);
     }
     let Recognized::Token(presented) = recognize(&keys, text) else { return None };
-    let checked = REMEMBERED.with_borrow_mut(|remembered| remembered.verify(&presented));
-    Some(checked.and_then(|(digest, token)| match problem(&token, policy) {
-        None => Ok(digest),
+    let token = REMEMBERED.with_borrow_mut(|remembered| remembered.verify(&presented));
+    Some(token.and_then(|token| match problem(&token, policy) {
+        None => Ok(token),
         Some(problem) => Err(problem),
     }))
-}
-
-/// The token that was checked last, or one of those before it.
-pub fn checked(digest: &TextDigest) -> Option<Rc<Token>> {
-    REMEMBERED.with_borrow(|remembered| remembered.get(digest))
 }
 
 /// Why a token with a good signature is not good in a keyspace. Whether it has expired is a
