@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the bottom up. Rooms in one line may not import from each other.
 LAYERS = [
     ["settings", "request_id"],
-    ["pepper"],
+    ["secret_file"],
+    ["pepper", "signing"],
     ["catalog", "limit"],
     ["verdict", "lag"],
     ["usage", "audit", "rows"],

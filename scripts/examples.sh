@@ -45,6 +45,6 @@ export -f python_packages node_packages
 export PLACE
 
 fetch python examples/{django,fastapi,live}/requirements.txt -- bash -ec python_packages
-for name in express postgraphile; do
+for name in express postgraphile tokens; do
     fetch "$name" "examples/$name/package-lock.json" -- bash -ec "node_packages $name"
 done

@@ -12,12 +12,14 @@ use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, invalidation};
 use crate::decide::lookup::Reader;
 use crate::decide::needs::{self, NeededScopes};
+use crate::decide::token;
 use crate::lag;
 use crate::verdict::Holder;
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::rules::{self, Demand};
 use keysmith_core::policy::scope::HeldScopes;
 use keysmith_core::policy::verdict::Reason;
+use keysmith_core::token::verify::Token;
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::{Code, Error, Result};
 use pg::function_start::{self, Watched};
@@ -61,7 +63,8 @@ pub struct Identity {
     pub roles: [Option<Text>; 2],
     /// The id of the request in which it was accepted.
     pub request_id: [u8; 16],
-    expires_at: Option<i64>,
+    /// When the key or the token expires.
+    pub expires_at: Option<i64>,
     address: Option<IpAddr>,
     /// The policy by which it was last valid.
     pub policy: Rc<Policy>,
@@ -78,6 +81,8 @@ pub struct Key {
     pub id: Bytes16,
     pub environment: Text,
     pub is_secret: bool,
+    /// The token that was presented in place of the key.
+    pub token: Option<Rc<Token>>,
 }
 
 thread_local! {
@@ -99,6 +104,7 @@ impl Identity {
                 id: holder.key_id,
                 environment: holder.environment.into(),
                 is_secret: holder.kind == b"secret",
+                token: holder.token.cloned(),
             }),
             tenant_id: holder.tenant_id,
             tenant: holder.tenant.unwrap_or_default().into(),
@@ -197,11 +203,16 @@ impl Identity {
         if lag::is_behind(&catalog, reader.snapshot(), demand.now) {
             return Err(is_over(Reason::ReplicaBehind));
         }
+        if key.token.as_ref().is_some_and(|token| token::problem(token, &policy).is_some()) {
+            return Err(is_over(Reason::TokenInvalid));
+        }
         let rows = reader.find_by_id(&key.id).ok_or_else(|| is_over(Reason::NotFound))?;
+        let rows = rows.with(key.token.clone());
         let own = rows.scopes();
         let bound = rows.tenants_scopes();
         let bound = bound.as_deref();
-        let held = policy.held(&own, rows.roles()).bounded(bound);
+        let mut held = policy.held(&own, rows.roles()).bounded(bound);
+        rows.narrow(&mut held);
         let allowlists = rows.allowlists(&policy);
         let expires_at = rows.life(&policy).end();
         let found = rows.found(expires_at, held, allowlists.as_ref());
@@ -220,13 +231,15 @@ impl Identity {
         self.held(|held| required.holds(&|scope| held.covers(scope)))
     }
 
-    /// Passes what the key and its roles hold, or the person, to `with`.
+    /// Passes what the key and its roles hold, or the token, or the person, to `with`.
     pub fn held<T>(&self, with: impl FnOnce(&HeldScopes) -> T) -> T {
         let (own, bound) = (borrowed(&self.scopes), self.bound.as_deref().map(borrowed));
         let roles = [self.roles[0].as_deref(), self.roles[1].as_deref()];
-        match self.key {
-            Some(_) => with(&self.policy.held(&own, roles).bounded(bound.as_deref())),
-            None => with(&self.policy.held_by_person(roles[1])),
+        let Some(key) = &self.key else { return with(&self.policy.held_by_person(roles[1])) };
+        let held = self.policy.held(&own, roles).bounded(bound.as_deref());
+        match &key.token {
+            None => with(&held),
+            Some(token) => with(&held.narrowed(token.scopes())),
         }
     }
 }
@@ -251,6 +264,8 @@ fn is_over(reason: Reason) -> Error {
     let why = match reason {
         Reason::Revoked => "the key that this transaction acts for was revoked",
         Reason::Expired => "the key that this transaction acts for has expired",
+        Reason::TokenExpired => "the token that this transaction acts by has expired",
+        Reason::TokenInvalid => "the token that this transaction acts by is no longer valid",
         Reason::Disabled => "the key that this transaction acts for was disabled",
         Reason::Idle => {
             "the key that this transaction acts for was disabled, because it was not used"
@@ -445,12 +460,16 @@ pub fn watch() {
     });
 }
 
+/// The identity in force, which must be there.
+pub fn required() -> Result<Rc<Identity>> {
+    current()?.ok_or_else(|| {
+        Error::new(Code::IdentityOver, "the transaction has no identity")
+            .hint("Authenticate in the same transaction, in a statement before this one.")
+    })
+}
+
 fn must_be_signed_in() -> Result<()> {
-    match current()? {
-        Some(_) => Ok(()),
-        None => Err(Error::new(Code::IdentityOver, "the transaction has no identity")
-            .hint("Authenticate in the same transaction, in a statement before this one.")),
-    }
+    required().map(|_| ())
 }
 
 fn require_identity(_: &Call) -> Result<Option<Datum>> {

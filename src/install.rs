@@ -51,6 +51,7 @@ install! {
     "manage_replay" "../sql/install/manage/replay.sql";
     "manage_access" "../sql/install/manage/access.sql";
     "manage_profile" "../sql/install/manage/profile.sql";
+    "manage_token" "../sql/install/manage/token.sql";
     "manage_revocations" "../sql/install/manage/revocations.sql";
     "manage_audit_proof" "../sql/install/manage/audit_proof.sql";
     "manage_usage" "../sql/install/manage/usage.sql";

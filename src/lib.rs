@@ -14,8 +14,10 @@ mod manage;
 mod pepper;
 mod request_id;
 mod rows;
+mod secret_file;
 mod serve;
 mod settings;
+mod signing;
 mod tracking;
 mod transaction;
 mod usage;
@@ -31,7 +33,8 @@ pg::callback::on_load!(load);
 fn load() -> pg::error::Result<()> {
     pg::error::without_backtraces();
     settings::define();
-    pepper::define();
+    pepper::FILE.define();
+    signing::FILE.define();
     usage::settings::define();
     calls::pre_request_settings::define();
     transaction::register();
@@ -44,7 +47,8 @@ fn load() -> pg::error::Result<()> {
     pg::settings::reserve_prefix(c"keysmith");
     // A server that can't read its peppers would refuse every key: it must
     // say so when it is started, not to each caller.
-    pepper::load()
+    pepper::FILE.load()?;
+    signing::FILE.load()
 }
 
 /// What is kept in shared memory.

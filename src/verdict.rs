@@ -5,11 +5,13 @@ use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
 use crate::limit::Left;
 use keysmith_core::policy::verdict::Reason;
+use keysmith_core::token::verify::Token;
 use pg::composite::{Composite, ROOM_OF_ELEMENT};
 use pg::json_record::JsonWriter;
 use pg::jsonb::StoredJsonb;
 use pg::record::RecordWriter;
 use pg::scratch::Memory;
+use std::rc::Rc;
 
 /// Who is charged, from the rows of a key and its tenant.
 pub struct Account<'a> {
@@ -59,7 +61,9 @@ pub struct Holder<'a> {
     pub roles: [Option<&'a [u8]>; 2],
     /// The metadata in its stored form.
     pub metadata: Option<StoredJsonb<'a>>,
+    /// The end of the key, or of the token that was presented in its place, if that is earlier.
     pub expires_at: Option<i64>,
+    pub token: Option<&'a Rc<Token>>,
     pub account: Account<'a>,
 }
 

@@ -105,6 +105,16 @@ class Cluster:
             for name, value in settings.items():
                 conf.write(f"{name.replace('__', '.')} = '{value}'\n")
 
+    def write_secrets(self, name, text, mode=0o600):
+        """A file of secrets that only the server's user can read."""
+        file = self.dir / name
+        file.touch(0o600)
+        file.write_text(text)
+        file.chmod(mode)
+        if _SERVER_USER:
+            os.chown(file, _SERVER_USER.pw_uid, _SERVER_USER.pw_gid)
+        return file
+
     def start(self, check=True, program=SERVER):
         instead = ["-p", program] if program else []
         return run("pg_ctl", "-D", self.data, "-l", self.log, *instead, "-w", "-t", 120, "start",

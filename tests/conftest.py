@@ -52,10 +52,15 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def cluster():
-    with clusters.running() as running:
+    running = clusters.Cluster()
+    try:
+        signing = running.write_secrets("signing", f"1:{'11' * 32}\n")
+        running.init(keysmith__signing_key_file=signing).start()
         running.execute("CREATE DATABASE with_keysmith")
         running.execute("CREATE EXTENSION keysmith", dbname="with_keysmith")
         yield running
+    finally:
+        running.remove()
 
 
 @pytest.fixture

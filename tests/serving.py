@@ -11,6 +11,7 @@ ENDPOINTS = [
     ("POST", "/v1/keys/{id}/disable", "disable"), ("POST", "/v1/keys/{id}/enable", "enable"),
     ("POST", "/v1/regenerate", "regenerate"), ("GET", "/v1/me", "whoami"),
     ("GET", "/v1/logs", "usage_logs"), ("GET", "/v1/usage", "usage_totals"),
+    ("POST", "/v1/tokens", "derive_token"),
 ]
 
 

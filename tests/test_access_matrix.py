@@ -18,6 +18,7 @@ FUNCTIONS = {
                      "current_environment", "current_owner", "has_scope", "require_identity", "whoami"], ALL),
     # Isolation and tracking functions act with their caller's rights, on its tables.
     **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "verify_json", "authenticate_json",
+                     "derive_token", "jwks",
                      "response_headers", "problem", "serve", "openapi", "pre_request", "log_request",
                      "isolate", "release", "track", "untrack", "log_usage",
                      "protect", "unprotect", "protect_existing", "hash_columns", "digest", "digests",

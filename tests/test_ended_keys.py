@@ -88,7 +88,7 @@ def test_over_http(cluster, connect, db, dbname):
 def test_the_document_lists_the_codes_that_are_given(db):
     db.call("define_route", "default", "GET", "/images", "{}")
     listed = "SELECT keysmith.openapi() #>> '{components,responses,401,description}'"
-    assert "revoked" not in db.value(listed) and "expired" not in db.value(listed)
+    assert "revoked" not in db.value(listed) and "key has expired" not in db.value(listed)
     codes(db, {"expired": "key_expired"})
     assert "`key_expired`: The API key has expired." in db.value(listed)
     assert "revoked" not in db.value(listed)

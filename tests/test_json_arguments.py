@@ -111,6 +111,8 @@ PLAIN_OPTIONS = {
     "unique_labels": [(0, "", "must be a boolean or null")],
     "allowlist": NETWORKS,
     "key_credits": [(-1, "", "must be 0 or more, not -1"), ("5", "", "must be an integer or null"), (0.5, "", "must be an integer")],
+    "issuer": [("", "", "must have 1 to 255 characters"), ("a b", "", "must have 1 to 255 characters, no spaces"), ("x" * 256, "", "must have 1 to 255"),
+               ("1a:b", "", "must have 1 to 255"), ("https://a b", "", "must have 1 to 255 characters, no spaces"), (1, "", "must be a string or null")],
 }
 KEY = {
     "label": [(1, "", "must be a string or null"), ("", "", "must not be empty"), ("a" * 101, "", "must have at most 100")],
@@ -274,6 +276,7 @@ def test_a_null_sets_the_default(db):
         "plan_features": {"grace": ["pro"], "limits": None}, "limits": [LIMIT], "charges": [], "usage_log": "nothing",
         "usage_details": False, "error_body": '{"error": "{code}"}', "default_lifetime": "1 day", "max_lifetime": "2 days",
         "require_label": True, "unique_labels": True, "allowlist": ["10.0.0.0/8"], "key_limits": [LIMIT], "key_credits": 5,
+        "issuer": "https://api.example.com",
     }
     # All options, but the prefixes, which a keyspace must have.
     assert chosen.keys() | {"prefixes"} == OPTIONS.keys() | PLAIN_OPTIONS.keys()

@@ -146,9 +146,10 @@ def test_each_outcome_is_counted(db):
     }
     for outcome, act in acts.items():
         assert counted(db, lambda: acts[outcome]() == outcome or pytest.fail(outcome)) == {outcome: 1}, outcome
-    # Two are decided elsewhere: without room for buckets, and by standbys that lag behind.
+    # The others are decided elsewhere: without room for buckets, by standbys that lag behind, and of
+    # tokens.
     known = {key[1] for key in metrics(db) if key[0] == "keysmith_decisions_total"}
-    assert known - set(acts) == {"limits_unavailable", "replica_behind"}
+    assert known - set(acts) == {"limits_unavailable", "replica_behind", "token_expired", "token_invalid"}
 
 
 def test_each_function_that_decides_counts(db, connect, database):

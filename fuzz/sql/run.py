@@ -26,6 +26,7 @@ from calls import FUNCTIONS, VIEWS, Calls
 from cluster import Cluster
 from conftest import session
 from rows import write_peppers
+from tokens import write_secrets
 from values import Values
 
 ISOLATION = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
@@ -190,12 +191,11 @@ class Caller(threading.Thread):
         return state == "00000"
 
     def learn(self, cursor):
-        """The minted keys: none may be in a log."""
+        """The minted keys and tokens: none may be in a log."""
         result = cursor.pgresult
-        names = [result.fname(n) for n in range(result.nfields)]
-        if b"api_key" in names and result.ntuples:
-            value = result.get_value(0, names.index(b"api_key")) or b""
-            if len(value) > 20:
+        for n in range(result.nfields if result.ntuples else 0):
+            value = result.get_value(0, n) or b""
+            if result.fname(n) in (b"api_key", b"token") and len(value) > 20:
                 with self.run_.lock:
                     self.run_.keys.add(value.decode("ascii", "replace"))
 
@@ -292,7 +292,8 @@ def server(*arguments, has_pepper):
     cluster = Cluster("fuzz")
     try:
         pepper = {"keysmith__pepper_file": write_peppers(cluster, [1, 2])} if has_pepper else {}
-        cluster.init(*arguments, **scene.SETTINGS, **pepper).start()
+        signing = write_secrets(cluster, 1, 2)
+        cluster.init(*arguments, keysmith__signing_key_file=signing, **scene.SETTINGS, **pepper).start()
         yield cluster
     finally:
         cluster.remove()
@@ -312,8 +313,8 @@ def fuzz(minutes, seed, sessions, encoding, goes_on, succeed=0, say=print):
             callers = []
             try:
                 db = session(cluster, client_encoding="utf8")
-                keys, known = scene.renew(db)
-                run.keys.update(key.api_key for key in keys)
+                secrets, known = scene.renew(db)
+                run.keys.update(secrets)
                 # Levels may have been granted or revoked since: this lists again who may call
                 # each function.
                 functions = db.rows(FUNCTIONS)

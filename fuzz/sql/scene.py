@@ -61,7 +61,7 @@ PREPARED = """
 OPTIONS = """{"max_active_keys": null, "empty_scopes": "all", "default_scopes": [], "schemes": ["bearer", "key", "x_api_key"],
     "unlisted_routes": "any_key", "managed_by": null, "wildcards": true, "limits": [], "usage_log": null, "at_max": "error",
     "plan_features": null, "display": null, "codes": null, "charges": null, "label_length": null, "usage_details": null,
-    "error_body": null}"""
+    "error_body": null, "issuer": null}"""
 
 
 def build(db):
@@ -76,8 +76,8 @@ def build(db):
 
 
 def renew(db):
-    """Runs before each round: restores what a round removed. Returns the existing objects, as
-    SQL."""
+    """Runs before each round: restores what a round removed. Returns the keys and tokens, and the
+    existing objects, as SQL."""
     db.rows(TABLES)
     for owner in OWNERS:
         as_owner(db, owner, OF_OWNER)
@@ -105,10 +105,13 @@ def renew(db):
             db.mint("acme"), db.mint("acme", scopes=["a:b", "c"]), db.mint("acme", role="reader"), db.mint("acme", owner="ann"),
             db.mint("globex", environment="test", credits=1000, limits='[{"name": "l", "limit": 50, "window": "1 minute"}]'),
             db.mint("acme", kind="publishable"))]
+    tokens = [db.one("derive_token", key.api_key, **{"ttl": "1 hour"} | options).token for key in keys[:6] for options in (
+              {}, {"scopes": []}, {"allowlist": ["203.0.113.0/24"]}, {"ttl": "1 second"}, {"claims": '{"a": 1}'})]
     for _ in range(3):
         db.verify(keys[0].api_key, ip="203.0.113.9")
     db.call("flush_usage", "60 s")
-    return keys, known(db, keys, gone)
+    secrets = [*(key.api_key for key in keys), *tokens]
+    return secrets, known(db, keys, secrets, gone)
 
 
 def as_owner(db, owner, statements):
@@ -117,7 +120,7 @@ def as_owner(db, owner, statements):
     db.rows("RESET SESSION AUTHORIZATION")
 
 
-def known(db, keys, gone):
+def known(db, keys, secrets, gone):
     def column(statement):
         return [literal(value) for value, in db.rows(statement) if value is not None]
 
@@ -130,9 +133,9 @@ def known(db, keys, gone):
     of_roles |= {f"prepared relation of {role}": [f"'fuzz.{role}_{table}'" for table in ("ready", "ready2", "ready3", "parts")] for role in OWNERS}
     minted = db.rows("SELECT key_id, tenant_id, environment FROM keysmith_private.key WHERE key_id = ANY (%s)", [key.key_id for key in keys])
     now = db.value("SELECT (extract(epoch FROM clock_timestamp() - '2000-01-01') * 1000000)::bigint")
-    headers = [f"jsonb_build_object({name} {literal(key.api_key)})" for key in keys for name in ("'authorization', 'Bearer ' ||", "'x-api-key',")]
+    headers = [f"jsonb_build_object({name} {literal(secret)})" for secret in secrets for name in ("'authorization', 'Bearer ' ||", "'x-api-key',")]
     there = {
-        "api_key": [literal(key.api_key) for key in keys],
+        "api_key": [literal(secret) for secret in secrets],
         "key_id": [literal(key.key_id) for key in keys] + column("SELECT key_id FROM keysmith_private.key ORDER BY key_id LIMIT 20"),
         "request_id": column("SELECT request_id FROM keysmith_private.usage_event ORDER BY 1 LIMIT 20") or ["gen_random_uuid()"],
         "tenant": ["'acme'"] * 5 + ["'globex'"] + column("SELECT name FROM keysmith_private.tenant WHERE name ~ '^[ -~]*$' ORDER BY 1 LIMIT 5"),

@@ -6,6 +6,7 @@ use crate::catalog::policy::{Policy, Route};
 use crate::decide::lookup::Reader;
 use crate::decide::needs::NeededScopes;
 use crate::decide::presented::{Presented, Sought};
+use crate::decide::token;
 use crate::verdict::{self, Form, Row, Verdict};
 use keysmith_core::policy::header::{Credential, Finder, HeaderValue, Schemes};
 use keysmith_core::policy::route::{Match, Path, is_requested_method};
@@ -141,7 +142,7 @@ pub fn presented<'a>(
     match finder.credential() {
         Credential::Missing => Presented::Nothing,
         Credential::Malformed => Presented::MalformedHeader,
-        Credential::Key(key) if key.len() > keysmith_core::key::MAX_KEY_LEN => Presented::Garbage,
+        Credential::Key(key) if !token::has_fitting_length(&key) => Presented::Garbage,
         Credential::Key(Cow::Borrowed(key)) => Presented::Key(key),
         Credential::Key(Cow::Owned(key)) => Presented::Key(memory.copy(&key)),
     }

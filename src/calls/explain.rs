@@ -10,16 +10,17 @@ use crate::decide::credits::{self, Intent, Spending};
 use crate::decide::limits;
 use crate::decide::lookup::Reader;
 use crate::decide::needs::{Listed, NeededScopes, shortened};
-use crate::decide::presented::Presented;
+use crate::decide::presented::{Presented, Sought};
+use crate::decide::token;
 use crate::verdict::Holder;
 use crate::{lag, limit};
-use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::policy::allowlist::Allowlists;
 use keysmith_core::policy::lifetime::Life;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
 use keysmith_core::policy::scope::Required;
 use keysmith_core::policy::verdict::Reason;
-use pg::call::{Bytes, Call, sql_functions};
+use keysmith_core::token::verify::{Invalid, Token};
+use pg::call::{Call, sql_functions};
 use pg::error::Result;
 use pg::output;
 use pg::result_set::{Cell, ResultSet};
@@ -53,13 +54,9 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     access::must_reach(&catalog, keyspace, access::EXPLAINING)?;
     let reader = Reader::new(&catalog);
     let policy = reader.policy(keyspace)?;
-    let presented = match (call.json(9), call.bytes(0, MAX_KEY_LEN)) {
-        (Some(headers), _) => {
-            authenticate::presented(call.memory(), Some(headers), &policy.schemes)
-        }
-        (None, None) => Presented::Nothing,
-        (None, Some(Bytes::TooLong)) => Presented::Garbage,
-        (None, Some(Bytes::Read(key))) => Presented::Key(key),
+    let presented = match call.json(9) {
+        Some(headers) => authenticate::presented(call.memory(), Some(headers), &policy.schemes),
+        None => Presented::argument(call, 0),
     };
     let is_request = call.datum(10).is_some() || call.datum(11).is_some();
     let required = if is_request {
@@ -111,7 +108,7 @@ struct Asked<'a> {
 
 fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
     let policy = asked.policy;
-    let sought = presented.sought(policy);
+    let sought = presented.sought(policy, asked.keyspace);
     let refused =
         |reasons: &[Reason]| sought.as_ref().err().copied().filter(|r| reasons.contains(r));
     let absent = refused(&[Reason::Missing, Reason::MalformedHeader]);
@@ -123,13 +120,15 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
         },
         Step {
             rule: "format",
-            outcome: match (absent, refused(&[Reason::MalformedKey])) {
+            outcome: match (absent, refused(&[Reason::MalformedKey, Reason::TokenInvalid])) {
                 (Some(_), _) => StepResult::NotReached,
                 (None, Some(reason)) => StepResult::Refuse(reason),
                 (None, None) => StepResult::Pass,
             },
             saw: match (absent, &sought) {
                 (Some(_), _) => String::new(),
+                (None, Ok(Sought::Token(_))) => "a token with a good signature".into(),
+                (None, Err(Reason::TokenInvalid)) => invalid_token(presented, asked),
                 (None, Ok(_)) if policy.has_imports => "any format, as keys were imported".into(),
                 (None, Ok(_)) => "well-formed".into(),
                 (None, Err(_)) => "not the form of a key, or a wrong checksum".into(),
@@ -141,7 +140,8 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
         let own = rows.scopes();
         let bound = rows.tenants_scopes();
         let bound = bound.as_deref();
-        let held = policy.held(&own, rows.roles()).bounded(bound);
+        let mut held = policy.held(&own, rows.roles()).bounded(bound);
+        rows.narrow(&mut held);
         let allowlists = rows.allowlists(policy);
         let life = rows.life(policy);
         let found = rows.found(life.end(), held, allowlists.as_ref());
@@ -165,6 +165,9 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
         }
         Ok(Err(Reason::WrongKeyspace)) => {
             (StepResult::Refuse(Reason::WrongKeyspace), "a key of another keyspace", None)
+        }
+        Ok(Err(Reason::TokenInvalid)) => {
+            (StepResult::Refuse(Reason::TokenInvalid), "a token of a key that is not there", None)
         }
         Ok(Err(reason)) => (StepResult::Refuse(reason), "no such key", None),
         Ok(Ok(rest)) => (StepResult::Pass, "a key of the keyspace", Some(rest?)),
@@ -205,7 +208,7 @@ fn steps_on(
             rule: rule.name,
             outcome: (rule.refuses)(found, demand).map_or(StepResult::Pass, StepResult::Refuse),
             saw: match rule.name {
-                "expiry" => expiry(life),
+                "expiry" => expiry(life, found.token),
                 rule => what_it_saw(rule, found, holder, demand, needs),
             },
         })
@@ -258,6 +261,15 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
         ),
     };
     Ok([limits, step(CREDITS, reason, saw)])
+}
+
+/// What is wrong with a token.
+fn invalid_token(presented: Presented, asked: &Asked) -> String {
+    let token = match presented {
+        Presented::Key(text) => token::read(text, asked.policy, asked.keyspace),
+        _ => None,
+    };
+    token.and_then(Result::err).map_or("a token", Invalid::message).into()
 }
 
 fn what_was_presented(presented: Presented) -> String {
@@ -337,13 +349,16 @@ fn is_lost_to_bound(found: &Found, needs: &NeededScopes) -> bool {
     needs.refuses(&found.held).is_some() && needs.refuses(&found.held.bounded(None)).is_none()
 }
 
-/// When the key ends, and which of several bounds decides.
-fn expiry(life: &Life) -> String {
-    let end = moment(life.end(), "does not expire", "expires at");
-    match life.bound() {
-        Some(bound) if life.latest().is_some() => format!("{end}, by {}", bound.name()),
-        _ => end,
+/// When the key ends, which of several bounds decides, and when its token ends.
+fn expiry(life: &Life, token: Option<&Token>) -> String {
+    let mut saw = moment(life.end(), "does not expire", "expires at");
+    if let Some(bound) = life.bound().filter(|_| life.latest().is_some()) {
+        saw += &format!(", by {}", bound.name());
     }
+    if let Some(token) = token {
+        saw += &format!("; the token expires at {}", output::timestamp(token.expires_at));
+    }
+    saw
 }
 
 fn moment(moment: Option<Instant>, never: &str, at: &str) -> String {

@@ -6,7 +6,6 @@ use crate::decide::lookup::Reader;
 use crate::decide::needs::{self, Listed, NeededScopes};
 use crate::decide::presented::Presented;
 use crate::verdict::{Form, Json, Row, Verdict};
-use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::{Error, Result};
@@ -37,21 +36,13 @@ mod position {
 }
 
 fn verify(call: &Call) -> Result<Option<Datum>> {
-    let verdict: Verdict<Row> = one(call, presented(call))?;
+    let verdict: Verdict<Row> = one(call, Presented::argument(call, 0))?;
     Ok(Some(verdict.record.into_datum()))
 }
 
 fn verify_json(call: &Call) -> Result<Option<Datum>> {
-    let verdict: Verdict<Json> = one(call, presented(call))?;
+    let verdict: Verdict<Json> = one(call, Presented::argument(call, 0))?;
     Ok(Some(verdict.record.into_datum()))
-}
-
-fn presented(call: &Call) -> Presented<'_> {
-    match call.bytes(0, MAX_KEY_LEN) {
-        None => Presented::Nothing,
-        Some(Bytes::TooLong) => Presented::Garbage,
-        Some(Bytes::Read(key)) => Presented::Key(key),
-    }
 }
 
 fn verify_digest(call: &Call) -> Result<Option<Datum>> {
@@ -97,12 +88,9 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
     let Some(keys) = call.array(0) else { return Ok(None) };
     scratch::for_each(keys.iter(), |memory, key| {
         pgrx::check_for_interrupts!();
-        let presented = match key {
-            None => Presented::Nothing,
-            Some(key) if key.len() > MAX_KEY_LEN => Presented::Garbage,
-            Some(key) => Presented::Key(key),
-        };
-        let verdict: Verdict<Row> = decision.verdict(memory, presented.sought(&policy))?;
+        let presented = key.map_or(Presented::Nothing, Presented::text);
+        let sought = presented.sought(&policy, keyspace);
+        let verdict: Verdict<Row> = decision.verdict(memory, sought)?;
         result.put_composite(verdict.record);
         Ok(())
     })?;

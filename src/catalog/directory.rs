@@ -37,11 +37,13 @@ pub fn room() -> Option<(u64, u64)> {
     REGION.whole().map(|(head, slots)| (head.used.load(Relaxed), slots.len() as u64))
 }
 
-/// What was presented. The same bytes as a key and as a digest have different entries.
+/// What was presented. The same bytes as a key and as a digest have different entries. For a token
+/// they are the id of its key.
 #[derive(Clone, Copy)]
 pub enum Form {
     Key = 1,
     Digest = 2,
+    Token = 3,
 }
 
 /// A presented key, and its entry.

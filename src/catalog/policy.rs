@@ -2,7 +2,7 @@
 
 use super::columns;
 use super::tables::{Table, Tables};
-use crate::pepper;
+use crate::{pepper, signing};
 use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::http::operation::Operation;
 use keysmith_core::key::display;
@@ -18,6 +18,7 @@ use keysmith_core::policy::verdict::{Answer, Reason};
 use pg::column::{Column, Text};
 use pg::error::Result;
 use pg::scan::{Row, ScanKey, Snapshot, Varlena, Version, transactions_ended};
+use pg::text;
 use pg::varlena::{self, ArrayView};
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -95,6 +96,8 @@ pub struct Policy {
     /// The limits, in their stored form, and the credits of a new key that is given none.
     pub key_limits: Option<String>,
     pub key_credits: Option<i64>,
+    /// Who issues the keyspace's tokens: the keyspace itself, if it names no one else.
+    pub issuer: String,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
@@ -212,6 +215,7 @@ impl Policy {
             allowlist: None,
             key_limits: None,
             key_credits: None,
+            issuer: text::lossy(keyspace),
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
@@ -268,6 +272,7 @@ impl Policy {
             policy.allowlist = networks.map(Ranges::new);
             policy.key_limits = row.text(column::key_limits);
             policy.key_credits = row.bigint(column::key_credits);
+            policy.issuer = row.text(column::issuer).unwrap_or_else(|| text::lossy(keyspace));
             let error_body = row.text(column::error_body);
             policy.error_body =
                 error_body.and_then(|body| ErrorBody::parse(&body).ok()).unwrap_or_default();
@@ -488,10 +493,12 @@ impl Policy {
 
     /// All answers that the keyspace may give.
     pub fn given_answers(&self) -> impl Iterator<Item = Answer> {
-        let is_unused = |answer| {
-            Reason::ALL
-                .iter()
-                .any(|reason| reason.own_answer() == Some(answer) && self.answer(*reason) != answer)
+        let has_tokens = signing::FILE.secrets().is_some();
+        let is_unused = move |answer| match answer {
+            Answer::TokenInvalid | Answer::TokenExpired => !has_tokens,
+            _ => Reason::ALL.iter().any(|reason| {
+                reason.own_answer() == Some(answer) && self.answer(*reason) != answer
+            }),
         };
         Answer::ALL.into_iter().filter(move |answer| !is_unused(*answer))
     }

@@ -4,7 +4,7 @@
 //! or truncated, so a cached list is never stale.
 
 use crate::catalog::invalidation;
-use keysmith_core::policy::allowlist::{Allowlist, Allowlists, Ranges};
+use keysmith_core::policy::allowlist::{Allowlist, Allowlists, IpNet, Ranges};
 use pg::varlena::{self, ArrayView, StoredAllowlist, StoredId, StoredValue};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -50,14 +50,16 @@ pub struct KeysAllowlists<'a> {
     pub own: Option<RowsAllowlist<'a>>,
     pub tenants: Option<RowsAllowlist<'a>>,
     pub keyspaces: Option<&'a Ranges>,
+    pub tokens: Option<&'a [IpNet]>,
 }
 
 impl Allowlists for KeysAllowlists<'_> {
-    fn all(&self) -> [Option<&dyn Allowlist>; 3] {
+    fn all(&self) -> [Option<&dyn Allowlist>; 4] {
         [
             self.own.as_ref().map(|list| list as &dyn Allowlist),
             self.tenants.as_ref().map(|list| list as &dyn Allowlist),
             self.keyspaces.map(|list| list as &dyn Allowlist),
+            self.tokens.as_ref().map(|list| list as &dyn Allowlist),
         ]
     }
 }

@@ -18,6 +18,7 @@ use keysmith_core::policy::lifetime::Life;
 use keysmith_core::policy::rules::{Found, Instant, Kind};
 use keysmith_core::policy::scope::HeldScopes;
 use keysmith_core::policy::verdict::Reason;
+use keysmith_core::token::verify::Token;
 use pg::error::Result;
 use pg::scan::{Pinned, Relation, Room, Row, ScanKey, Snapshot, Varlena};
 use std::cell::{Cell, OnceCell};
@@ -79,7 +80,8 @@ impl<'a> Reader<'a> {
     /// Returns the policy to decide by, and the bytes to look the key up by or a reason to refuse
     /// it. A key that is refused before any row is read is refused by the cached policy. Otherwise
     /// the reader takes its snapshot, and the policy is the one that this snapshot sees: also for a
-    /// request without a key, which a public route lets through.
+    /// request without a key, which a public route lets through, and for a token, which must have the
+    /// issuer of the policy.
     #[inline]
     pub fn sought<'p>(
         &self,
@@ -88,8 +90,10 @@ impl<'a> Reader<'a> {
     ) -> Result<(Rc<Policy>, std::result::Result<Sought<'p>, Reason>)> {
         let policy = match self.catalog.remembered(keyspace) {
             Some(policy) => {
-                let sought = presented(&policy).sought(&policy);
-                let is_refused = sought.as_ref().is_err_and(|reason| *reason != Reason::Missing);
+                let sought = presented(&policy).sought(&policy, keyspace);
+                let is_refused = sought
+                    .as_ref()
+                    .is_err_and(|reason| !matches!(reason, Reason::Missing | Reason::TokenInvalid));
                 if is_refused || self.catalog.is_seen(&policy, self.snapshot(), keyspace) {
                     return Ok((policy, sought));
                 }
@@ -97,7 +101,7 @@ impl<'a> Reader<'a> {
             }
             None => self.policy(keyspace)?,
         };
-        let sought = presented(&policy).sought(&policy);
+        let sought = presented(&policy).sought(&policy, keyspace);
         Ok((policy, sought))
     }
 
@@ -113,8 +117,11 @@ impl<'a> Reader<'a> {
             && let Some(entry) = known.entry
             && let Some(key) = self.key_at(&entry, keyspace)
         {
-            let rows = self.gather(key, entry.places);
+            let mut rows = self.gather(key, entry.places);
             known.note(&KeyEntry { places: rows.places(), ..entry });
+            if let Sought::Token(token) = sought {
+                rows.token = Some(token);
+            }
             return Ok(rows);
         }
         self.is_miss.set(known.is_some());
@@ -159,8 +166,23 @@ impl<'a> Reader<'a> {
     ) -> std::result::Result<KeyRows<'_>, Reason> {
         match sought {
             Sought::Imported(key, hashings) => self.find_by_any(key, hashings, keyspace),
-            _ => self.find_by_digest(&sought.digest(), keyspace),
+            Sought::Key(key) => self.find_by_digest(&KeyDigest::of(key), keyspace),
+            Sought::Digest(digest) => self.find_by_digest(&digest, keyspace),
+            Sought::Token(token) => self.find_by_token(token, keyspace),
         }
+    }
+
+    /// Finds the rows of the key that a token was made from.
+    #[cold]
+    #[inline(never)]
+    fn find_by_token(
+        &self,
+        token: Rc<Token>,
+        keyspace: &[u8],
+    ) -> std::result::Result<KeyRows<'_>, Reason> {
+        let rows = self.find_by_id(&token.key_id);
+        let rows = rows.filter(|rows| rows.key.bytes(key::keyspace) == Some(keyspace));
+        Ok(rows.ok_or(Reason::TokenInvalid)?.with(Some(token)))
     }
 
     /// Finds the rows of a key by the index on digests.
@@ -233,7 +255,7 @@ impl<'a> Reader<'a> {
         let tenant = self.tenant(&tenant_id, places.tenant);
         let owner =
             key.bytes(key::owner).and_then(|owner| self.member(&tenant_id, owner, places.member));
-        KeyRows { key, tenant, owner }
+        KeyRows { key, tenant, owner, token: None }
     }
 
     #[inline]
@@ -290,9 +312,16 @@ pub struct KeyRows<'a> {
     tenant: Option<Pinned<'a>>,
     /// The member that owns the key.
     owner: Option<Pinned<'a>>,
+    /// The token that was presented in place of the key.
+    token: Option<Rc<Token>>,
 }
 
 impl<'a> KeyRows<'a> {
+    /// The rows, narrowed by a token of the key.
+    pub fn with(self, token: Option<Rc<Token>>) -> KeyRows<'a> {
+        KeyRows { token, ..self }
+    }
+
     /// The key's own row.
     pub fn key(&self) -> &Row<'a> {
         &self.key
@@ -320,6 +349,14 @@ impl<'a> KeyRows<'a> {
         }
     }
 
+    /// Narrows what the key holds to the part of it that its token gives.
+    #[inline]
+    pub fn narrow<'f>(&'f self, held: &mut HeldScopes<'f>) {
+        if let Some(token) = &self.token {
+            *held = held.narrowed(token.scopes());
+        }
+    }
+
     /// The roles of the key and of its owner.
     #[inline]
     pub fn roles(&self) -> [Option<&[u8]>; 2] {
@@ -340,7 +377,8 @@ impl<'a> KeyRows<'a> {
         let own = self.key.stored(key::allowlist);
         let tenants = self.tenant.as_ref().and_then(|row| row.stored(tenant::allowlist));
         let keyspaces = policy.allowlist.as_ref();
-        if own.is_none() && tenants.is_none() && keyspaces.is_none() {
+        let tokens = self.token.as_ref().and_then(|token| token.allowlist());
+        if own.is_none() && tenants.is_none() && keyspaces.is_none() && tokens.is_none() {
             return None;
         }
         Some(KeysAllowlists {
@@ -350,6 +388,7 @@ impl<'a> KeyRows<'a> {
                 allowlists::of_row(tenant_id, list)
             }),
             keyspaces,
+            tokens,
         })
     }
 
@@ -395,10 +434,12 @@ impl<'a> KeyRows<'a> {
             owner_gone: self.owner.is_none() && !self.key.is_null(key::owner),
             allowlists: allowlists.map(|lists| lists as &dyn Allowlists),
             held,
+            token: self.token.as_deref(),
         }
     }
 
-    /// The facts that verdicts, identities and usage records contain.
+    /// The facts that verdicts, identities and usage records contain. `expires_at` is the end of the
+    /// key: a token may end earlier.
     #[inline]
     pub fn holder<'h>(
         &'h self,
@@ -429,7 +470,13 @@ impl<'a> KeyRows<'a> {
             roles,
             scopes: effective,
             metadata: self.key.jsonb(key::metadata),
-            expires_at,
+            expires_at: match &self.token {
+                None => expires_at,
+                Some(token) => {
+                    Some(expires_at.map_or(token.expires_at, |at| at.min(token.expires_at)))
+                }
+            },
+            token: self.token.as_ref(),
             account: Account {
                 keyspace,
                 environment,

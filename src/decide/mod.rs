@@ -9,3 +9,4 @@ pub mod lookup;
 pub mod needs;
 pub mod presented;
 mod status;
+pub mod token;

@@ -66,6 +66,8 @@ const fn objects(level: Level) -> Objects {
                 "verify_json",
                 "verify_digest",
                 "verify_many",
+                "derive_token",
+                "jwks",
                 "authenticate",
                 "authenticate_json",
                 "serve",

@@ -15,7 +15,7 @@ use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, access, columns};
 use crate::decide::needs;
 use crate::identity::{self, Identity};
-use keysmith_core::policy::verdict::{Answer, Reason};
+use keysmith_core::policy::verdict::Reason;
 use pg::error::{Code, Error, Result};
 use pg::settings::{lock_timeout, set_for_now};
 use pg::spi::Param;
@@ -64,6 +64,7 @@ pub fn act<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T
 pub fn act_here<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     let result = look(needs, |caller| {
         caller.must_be_the_sessions_own()?;
+        caller.must_not_act_by_token()?;
         bound_waits();
         let done = body(caller)?;
         identity::must_still_act()?;
@@ -139,15 +140,18 @@ impl Caller {
         Ok(caller)
     }
 
-    /// If a role analyzes a table or refreshes a view, code of its owner runs in that role's
-    /// transaction. It must not act for the key or person of that transaction.
     fn must_be_the_sessions_own(&self) -> Result<()> {
-        match self.identity {
-            Some(_) if transaction::is_security_restricted() => Err(not_allowed(
-                "a security-restricted operation can't act for the key or person that is signed in",
-            )),
-            _ => Ok(()),
+        self.identity.as_ref().map_or(Ok(()), |_| must_be_the_sessions_own())
+    }
+
+    /// A token only reads. It can't make or change keys, and gives nothing on.
+    pub fn must_not_act_by_token(&self) -> Result<()> {
+        let key = self.identity.as_ref().and_then(|identity| identity.key.as_ref());
+        if key.is_none_or(|key| key.token.is_none()) {
+            return Ok(());
         }
+        Err(not_allowed("a token can't make or change keys, and can't give them to others")
+            .hint("Authenticate with the key that the token was made from."))
     }
 
     fn check(&self, needs: Needs) -> Result<()> {
@@ -374,21 +378,32 @@ fn manages(identity: &Identity) -> Result<()> {
         }
         (Some(_), _) => Reason::InsufficientScope,
     };
-    Err(refused(policy, reason))
+    Err(refused(Code::NotAllowed, policy, reason))
+}
+
+/// If a role analyzes a table or refreshes a view, code of its owner runs in that role's transaction.
+/// It must not act for the key or person of that transaction.
+pub fn must_be_the_sessions_own() -> Result<()> {
+    if transaction::is_security_restricted() {
+        let message =
+            "a security-restricted operation can't act for the key or person that is signed in";
+        return Err(not_allowed(message));
+    }
+    Ok(())
 }
 
 /// A refusal with the keyspace's own status, code and message, as in a verdict.
-fn refused(policy: &Policy, reason: Reason) -> Error {
-    let answer: Answer = reason.answer();
+pub fn refused(code: Code, policy: &Policy, reason: Reason) -> Error {
+    let answer = policy.answer(reason);
     let wording = policy.wording(answer);
     let own = |text: Option<&[u8]>, usual: &str| {
         text.and_then(text::from_server).unwrap_or_else(|| usual.into())
     };
-    let code = own(wording.and_then(|wording| wording.code.as_deref()), answer.code());
+    let named = own(wording.and_then(|wording| wording.code.as_deref()), answer.code());
     let message = own(wording.and_then(|wording| wording.message.as_deref()), answer.message());
     let status = wording.and_then(|wording| wording.status).unwrap_or(answer.status());
-    let detail = serde_json::json!({ "status": status, "code": code, "reason": reason.name() });
-    not_allowed(message).detail(detail.to_string())
+    let detail = serde_json::json!({ "status": status, "code": named, "reason": reason.name() });
+    Error::new(code, message).detail(detail.to_string())
 }
 
 pub fn not_allowed(message: impl Into<String>) -> Error {

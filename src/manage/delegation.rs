@@ -99,7 +99,7 @@ pub fn check_named(caller: &Caller, scopes: &[String]) -> Result<()> {
     surplus.map_or(Ok(()), |scope| Err(beyond_scopes(PERSON, scope)))
 }
 
-fn beyond_scopes(who: &str, scope: &str) -> Error {
+pub fn beyond_scopes(who: &str, scope: &str) -> Error {
     beyond("scopes", &format!("scopes that {who} has, which {scope:?} is not"))
 }
 

@@ -1,9 +1,10 @@
 //! `doctor`: finds faults of the installation. SQL checks them; this file adds what only the library
-//! knows about peppers.
+//! knows about peppers and signing secrets.
 
 use super::authority;
 use super::level::functions;
 use crate::pepper::{self, peppers};
+use crate::signing;
 use keysmith_core::key::pepper::UNPEPPERED;
 use pg::call::Call;
 use pg::error::Result;
@@ -20,8 +21,12 @@ fn doctor(call: &Call) -> Result<Option<Datum>> {
     authority::look(needs::doctor, |_| {
         let lost = lost_peppers()?;
         spi::query(
-            "SELECT * FROM keysmith_private.doctor_findings($1, $2)",
-            &[Param::text_or_null(pepper::complaint().as_deref()), Param::texts(&lost)],
+            "SELECT * FROM keysmith_private.doctor_findings($1, $2, $3)",
+            &[
+                Param::text_or_null(pepper::FILE.complaint().as_deref()),
+                Param::texts(&lost),
+                Param::text_or_null(signing::FILE.complaint().as_deref()),
+            ],
             |rows| rows.put_into(result),
         )
     })?;

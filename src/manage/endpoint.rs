@@ -94,7 +94,7 @@ fn check_place(place: &Place, operation: Operation) -> Result<()> {
                 .hint("HEAD and OPTIONS are answered wherever there is an endpoint."));
         }
         "GET" if !operation.only_reads() => {
-            let rule = format!("must not be GET for {name}, which changes something");
+            let rule = format!("must not be GET for {name}, which makes or changes something");
             return Err(Error::argument("method", rule)
                 .hint("Browsers and proxies repeat GET, and follow it by themselves."));
         }

@@ -7,7 +7,7 @@ use crate::decide::lookup::Reader;
 use crate::pepper;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use keysmith_core::key::{display, format, secret};
-use keysmith_core::policy::allowlist::MAX_NETWORKS;
+use keysmith_core::policy::allowlist::{IpNet, MAX_NETWORKS};
 use keysmith_core::policy::scope::{SCOPE_RULE, is_grant, is_scope};
 use pg::call::Call;
 use pg::composite::Copied;
@@ -170,15 +170,20 @@ pub fn check_owner(tenant_id: &[u8; 16], owner: Option<&str>) -> Result<()> {
     }
 }
 
-/// The networks of a cidr[] argument.
+/// The networks of a cidr[] argument, as texts.
 pub fn allowlist(call: &Call, n: usize) -> Result<Vec<String>> {
+    Ok(networks(call, n)?.iter().map(IpNet::to_string).collect())
+}
+
+/// The networks of a cidr[] argument.
+pub fn networks(call: &Call, n: usize) -> Result<Vec<IpNet>> {
     const NAME: &str = "allowlist";
     let Some(array) = call.array(n) else { return Ok(Vec::new()) };
     check_count(NAME, "networks", array.len(), MAX_NETWORKS)?;
     if array.iter().any(|network| network.is_none()) {
         return Err(Error::argument(NAME, "must not contain a null"));
     }
-    Ok(varlena::networks(array).map(|network| network.to_string()).collect())
+    Ok(varlena::networks(array).collect())
 }
 
 /// The timestamp that is later than all others.

@@ -49,6 +49,7 @@ mod scopes_used;
 mod statements;
 mod status;
 mod tenant;
+mod token;
 mod turns;
 pub mod usage;
 mod usage_status;

@@ -12,6 +12,7 @@ use super::patch::{self, Columns, Patch};
 use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::{SCHEMES_RULE, Schemes};
+use keysmith_core::policy::name::{PRINCIPAL_RULE, is_principal};
 use keysmith_core::policy::scope::MAX_SCOPE_LEN;
 use keysmith_core::policy::verdict::Answer;
 use pg::call::Call;
@@ -60,13 +61,14 @@ pub struct Options {
     allowlist: Patch<Networks>,
     key_limits: Patch<Limits>,
     key_credits: Patch<Within<0, { i64::MAX }>>,
+    issuer: Patch<Principal>,
 }
 
 /// Reads an argument of `create_keyspace`.
 type Read = fn(&Call, usize, &str) -> Result<Option<Value>>;
 
 /// The arguments of `create_keyspace` after the name, in their order.
-const ARGUMENTS: [(&str, Read); 26] = [
+const ARGUMENTS: [(&str, Read); 27] = [
     ("prefixes", json::value),
     ("empty_scopes", text),
     ("default_scopes", required_texts),
@@ -93,6 +95,7 @@ const ARGUMENTS: [(&str, Read); 26] = [
     ("allowlist", networks),
     ("key_limits", json::value),
     ("key_credits", bigint),
+    ("issuer", text),
 ];
 
 #[derive(Deserialize, Serialize)]
@@ -210,6 +213,8 @@ text_types! {
     /// A scope, or an expression of scopes, that isn't longer than a scope may be.
     Requirement: is_requirement,
         "must be any_secret, nobody, or what it takes: scopes joined by & and |";
+    /// Who issues tokens.
+    Principal: is_principal, PRINCIPAL_RULE;
     /// A code of keysmith's own vocabulary.
     Canonical: is_canonical, format!("must be one of: {}", canonical().join(", "));
 }

@@ -22,9 +22,10 @@ fn of(identity: &Identity) -> Result<Option<Datum>> {
         identity.held(|held| held.effective().iter().map(|scope| pg::text::lossy(scope)).collect());
     let scopes = Param::texts(&effective);
     let (statement, params) = match &identity.key {
-        Some(key) => {
-            ("SELECT keysmith_private.profile($1, $2)", vec![Param::uuid(&key.id), scopes])
-        }
+        Some(key) => (
+            "SELECT keysmith_private.profile($1, $2, $3)",
+            vec![Param::uuid(&key.id), scopes, Param::timestamp(identity.expires_at)],
+        ),
         None => {
             let [member, role] = [&identity.owner, &identity.roles[1]]
                 .map(|text| Param::server_text(text.as_deref()));

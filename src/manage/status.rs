@@ -8,7 +8,7 @@ use crate::catalog::{Catalog, directory};
 use crate::pepper::{self, peppers};
 use crate::usage::queue::decisions::Decisions;
 use crate::usage::session::worker_slot;
-use crate::{lag, limit, settings};
+use crate::{lag, limit, settings, signing};
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
 use pg::result_set::{Cell, ResultSet};
@@ -38,7 +38,8 @@ fn library(call: &Call) -> Result<Option<Datum>> {
         Cell::boolean(limit::is_there()),
         Cell::boolean(Catalog::open()?.is_subscriber()),
         Cell::integer(Some(peppers().newest().into())),
-        Cell::boolean(pepper::complaint().is_some()),
+        Cell::boolean(pepper::FILE.complaint().is_some()),
+        Cell::boolean(signing::FILE.complaint().is_some()),
         Cell::bigint(unsent),
         Cell::timestamp(last_unsent_at),
         Cell::integer(Some(settings::event_queue_limit())),

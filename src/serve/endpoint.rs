@@ -90,6 +90,7 @@ pub struct Request<'a> {
     pub path: Option<&'a [u8]>,
     pub headers: Option<Json<'a>>,
     pub body: Option<Jsonb<'a>>,
+    pub keyspace: &'a [u8],
 }
 
 /// The keys of a page, if the request does not say how many.
@@ -104,6 +105,10 @@ pub struct Done {
 }
 
 impl Endpoint<'_> {
+    pub fn needs_key(&self) -> bool {
+        self.of.operation.needs_key()
+    }
+
     /// Does what the endpoint is for.
     pub fn done(&self, request: &Request) -> Result<Done, Failure> {
         let operation = self.of.operation;
@@ -116,16 +121,17 @@ impl Endpoint<'_> {
             arguments.entry("per_page").or_insert(USUAL_KEYS.into());
         }
         let status = status(self.of);
-        let body = operations::run(operation, self.id.as_deref(), arguments, |values| {
-            let body = (status != 204).then(|| template.fill(&values.whole, &values.rows));
-            match &body {
-                Some(body) if body.len() > MAX_BODY_LEN => Err(Error::new(
-                    Code::InvalidArgument,
-                    format!("the answer would have more than {MAX_BODY_LEN} bytes"),
-                )),
-                _ => Ok(body),
-            }
-        });
+        let body =
+            operations::run(operation, request.keyspace, self.id.as_deref(), arguments, |values| {
+                let body = (status != 204).then(|| template.fill(&values.whole, &values.rows));
+                match &body {
+                    Some(body) if body.len() > MAX_BODY_LEN => Err(Error::new(
+                        Code::InvalidArgument,
+                        format!("the answer would have more than {MAX_BODY_LEN} bytes"),
+                    )),
+                    _ => Ok(body),
+                }
+            });
         let body = body.map_err(|failure| failure.with_fields(&mapping))?;
         Ok(Done { status, body, shows_key: operation.shows_key() })
     }

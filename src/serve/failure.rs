@@ -40,6 +40,12 @@ impl Failure {
         Failure::of(Answer::InternalError)
     }
 
+    /// The server has no secrets that sign tokens.
+    pub fn of_signing() -> Failure {
+        notice::log("serve answers an error: keysmith.signing_key_file is not set");
+        Failure::of(Answer::InternalError)
+    }
+
     /// The failure that an error of an operation stands for. Errors of the installation are
     /// reported, and the client learns nothing of them.
     pub fn caused_by(error: attempt::Failure) -> Failure {

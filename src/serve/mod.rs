@@ -88,7 +88,7 @@ fn answer(call: &Call, catalog: &Catalog, request: &HttpRequest) -> Result<Answe
         return Ok(Answer::options(methods));
     }
     let mut required = authenticate::required(request.method, &path, request.variant, &policy);
-    required.needs_key = matches!(place, Place::Endpoint(_));
+    required.needs_key = matches!(&place, Place::Endpoint(endpoint) if endpoint.needs_key());
     let person = match sought {
         Err(Reason::Missing) => person(request.keyspace),
         _ => None,
@@ -110,7 +110,8 @@ fn answer(call: &Call, catalog: &Catalog, request: &HttpRequest) -> Result<Answe
         }
         Place::Endpoint(endpoint) => {
             let body = call.jsonb(position::BODY);
-            let request = Request { path: request.path, headers: request.headers, body };
+            let HttpRequest { path, headers, keyspace, .. } = *request;
+            let request = Request { path, headers, body, keyspace };
             match endpoint.done(&request) {
                 Ok(done) => Answer::done(&policy, verdict, done),
                 Err(failure) => Answer::error(&policy, verdict, failure.told(&policy)),

@@ -8,6 +8,7 @@ use crate::manage::authority;
 use crate::manage::level::Needs;
 use crate::manage::listing;
 use crate::manage::usage;
+use crate::signing;
 use keysmith_core::http::operation::{Kind, Named, Operation};
 use keysmith_core::http::time::in_seconds;
 use keysmith_core::policy::verdict::Answer;
@@ -31,11 +32,15 @@ pub struct Values {
 /// done.
 pub fn run<T>(
     operation: Operation,
+    keyspace: &[u8],
     id: Option<&str>,
     arguments: Object,
     form: impl FnOnce(&Values) -> Result<T>,
 ) -> Result<T, Failure> {
     let outcome = unless_canceled(|| {
+        if operation == Operation::Jwks {
+            return form(&jwks(keyspace)?).map(Ok);
+        }
         let Some(identity) = identity::current()? else {
             return Ok(Err(Failure::of(Answer::MissingAuthorization)));
         };
@@ -51,6 +56,9 @@ pub fn run<T>(
         {
             return Ok(Err(Failure::of_access(operation)));
         }
+        if operation == Operation::DeriveToken && signing::keys_of(keyspace).newest().is_none() {
+            return Ok(Err(Failure::of_signing()));
+        }
         let values = Act { operation, identity, arguments }.done(id)?;
         form(&values).map(Ok)
     });
@@ -60,7 +68,8 @@ pub fn run<T>(
 /// The access that an operation takes, as its SQL function does.
 fn needs(operation: Operation) -> Option<Needs> {
     match operation {
-        Operation::Whoami => None,
+        // Whoever may decide may do these.
+        Operation::Whoami | Operation::DeriveToken | Operation::Jwks => None,
         _ if operation.only_reads() => Some(Needs::Sight),
         _ => Some(Needs::Keys),
     }
@@ -105,6 +114,15 @@ impl Act {
             })?,
             Operation::UsageLogs => self.usage_logs(id),
             Operation::UsageTotals => self.usage_totals(id),
+            Operation::DeriveToken => {
+                let call = Statement::new().arguments(&self.arguments, |name| self.kind(name));
+                call.run(
+                    "SELECT pg_catalog.to_jsonb(t) FROM keysmith.derive_token({}) t",
+                    |rows| self.whole(rows.first().and_then(|row| row.text(1)).as_deref()),
+                )?
+            }
+            // It takes no identity.
+            Operation::Jwks => jwks(&self.identity.keyspace),
         }
     }
 
@@ -273,6 +291,17 @@ impl Act {
         });
         Ok(Values { whole: Object::new(), rows: rows.collect() })
     }
+}
+
+/// The public keys of a keyspace.
+fn jwks(keyspace: &[u8]) -> Result<Values> {
+    let call = Statement::new().server_text("keyspace", keyspace);
+    let set =
+        call.run("SELECT keysmith.jwks({})", |rows| rows.first().and_then(|row| row.text(1)))?;
+    Ok(Values {
+        whole: set.as_deref().map(object).transpose()?.unwrap_or_default(),
+        rows: Vec::new(),
+    })
 }
 
 /// An object that PostgreSQL wrote.

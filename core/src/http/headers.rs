@@ -82,6 +82,8 @@ fn challenges(facts: &Facts, schemes: &Schemes) -> Option<String> {
         Answer::MissingAuthorization => "",
         Answer::InvalidAuthorization => "error=\"invalid_request\"",
         Answer::InvalidApiKey
+        | Answer::TokenInvalid
+        | Answer::TokenExpired
         | Answer::Revoked
         | Answer::Expired
         | Answer::Disabled

@@ -82,6 +82,9 @@ const LOGGED: &[Named] = named! {
 
 const COUNTED: &[Named] = named! { at: Moment, requests: Integer, refused: Integer };
 
+/// A token that was just made.
+const NEW_TOKEN: &[Named] = named! { token: Text, token_id: Uuid, expires_at: Moment };
+
 const PAGE: &[Named] = named! { page: Integer, limit: Integer, total: Integer };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,10 +101,12 @@ pub enum Operation {
     Whoami,
     UsageLogs,
     UsageTotals,
+    DeriveToken,
+    Jwks,
 }
 
 impl Operation {
-    pub const ALL: [Operation; 12] = [
+    pub const ALL: [Operation; 14] = [
         Operation::Mint,
         Operation::ListKeys,
         Operation::ShowKey,
@@ -114,6 +119,8 @@ impl Operation {
         Operation::Whoami,
         Operation::UsageLogs,
         Operation::UsageTotals,
+        Operation::DeriveToken,
+        Operation::Jwks,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -130,6 +137,8 @@ impl Operation {
             Operation::Whoami => "whoami",
             Operation::UsageLogs => "usage_logs",
             Operation::UsageTotals => "usage_totals",
+            Operation::DeriveToken => "derive_token",
+            Operation::Jwks => "jwks",
         }
     }
 
@@ -152,6 +161,8 @@ impl Operation {
             Operation::Whoami => "Show who is asking",
             Operation::UsageLogs => "List the requests",
             Operation::UsageTotals => "Count the requests",
+            Operation::DeriveToken => "Make a token of the key",
+            Operation::Jwks => "Show the public keys that check tokens",
         }
     }
 
@@ -183,8 +194,22 @@ impl Operation {
                 per: Option<Text>, since: Option<Moment>, until: Option<Moment>,
                 all_keys: Option<Boolean>,
             },
-            Operation::ShowKey | Operation::Disable | Operation::Enable | Operation::Whoami => &[],
+            Operation::DeriveToken => named! {
+                ttl: Interval, scopes: Option<Texts>, allowlist: Option<Networks>,
+                audience: Option<Text>, claims: Option<Json>,
+            },
+            Operation::ShowKey
+            | Operation::Disable
+            | Operation::Enable
+            | Operation::Whoami
+            | Operation::Jwks => &[],
         }
+    }
+
+    /// Whether requests may give an argument where the endpoint has no mapping. Clients
+    /// don't choose what a token tells other services: that is for the product to say.
+    pub fn is_for_clients(self, argument: &str) -> bool {
+        self != Operation::DeriveToken || !matches!(argument, "audience" | "claims")
     }
 
     pub fn argument(self, name: &str) -> Option<Named> {
@@ -198,6 +223,8 @@ impl Operation {
             Operation::Whoami => PROFILE,
             Operation::ListKeys | Operation::UsageLogs => PAGE,
             Operation::UsageTotals => &[],
+            Operation::DeriveToken => NEW_TOKEN,
+            Operation::Jwks => named! { keys: Json },
             Operation::ShowKey
             | Operation::AlterKey
             | Operation::Revoke
@@ -225,19 +252,33 @@ impl Operation {
                 | Operation::Whoami
                 | Operation::UsageLogs
                 | Operation::UsageTotals
+                | Operation::Jwks
         )
     }
 
-    /// Whether the answer has a new key.
+    /// Whether the answer has a new key or token.
     pub const fn shows_key(self) -> bool {
-        matches!(self, Operation::Mint | Operation::Rotate | Operation::Regenerate)
+        matches!(
+            self,
+            Operation::Mint | Operation::Rotate | Operation::Regenerate | Operation::DeriveToken
+        )
+    }
+
+    /// Whether it takes a key: other operations may be public, by a route.
+    pub const fn needs_key(self) -> bool {
+        !matches!(self, Operation::Jwks)
     }
 
     /// Whether a request may name a key, by `{id}` in the endpoint's pattern.
     pub const fn takes_key(self) -> bool {
         !matches!(
             self,
-            Operation::Mint | Operation::ListKeys | Operation::Regenerate | Operation::Whoami
+            Operation::Mint
+                | Operation::ListKeys
+                | Operation::Regenerate
+                | Operation::Whoami
+                | Operation::DeriveToken
+                | Operation::Jwks
         )
     }
 
@@ -294,7 +335,8 @@ mod tests {
     fn only_new_keys_are_shown() {
         for operation in Operation::ALL {
             let all = operation.values().iter().chain(operation.rows().unwrap_or_default());
-            let shows = all.map(|value| value.name).any(|name| name == "api_key");
+            let shows =
+                all.map(|value| value.name).any(|name| name == "api_key" || name == "token");
             assert_eq!(shows, operation.shows_key(), "{operation:?}");
             assert!(!(shows && operation.only_reads()), "{operation:?}");
         }

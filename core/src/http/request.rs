@@ -23,10 +23,12 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// The fields are called as the arguments.
+    /// The fields are called as the arguments that are for clients.
     pub fn usual(operation: Operation) -> Mapping {
         let field = |argument: &Named| (*argument, Cow::Borrowed(argument.name));
-        let fields = operation.arguments().iter().map(field).collect();
+        let fields = operation.arguments().iter();
+        let fields =
+            fields.filter(|argument| operation.is_for_clients(argument.name)).map(field).collect();
         Mapping { operation, fields, fixed: Vec::new(), ignores_others: false }
     }
 

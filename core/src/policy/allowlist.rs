@@ -13,8 +13,8 @@ pub trait Allowlist {
 
 /// The lists that hold for a key, if at least one is set. An address must be in each one.
 pub trait Allowlists {
-    /// Those of the key, of its tenant, and of its keyspace.
-    fn all(&self) -> [Option<&dyn Allowlist>; 3];
+    /// Those of the key, of its tenant, of its keyspace, and of its token.
+    fn all(&self) -> [Option<&dyn Allowlist>; 4];
 
     fn admit(&self, address: IpAddr) -> bool {
         self.all().into_iter().flatten().all(|list| list.admits(address))
@@ -31,9 +31,9 @@ pub trait Allowlists {
 }
 
 /// How people call the holders of the lists.
-const HOLDERS: [&str; 3] = ["the key", "its tenant", "its keyspace"];
+const HOLDERS: [&str; 4] = ["the key", "its tenant", "its keyspace", "its token"];
 
-impl Allowlist for [IpNet] {
+impl Allowlist for &[IpNet] {
     fn admits(&self, address: IpAddr) -> bool {
         self.iter().any(|network| contains(*network, address))
     }

@@ -3,6 +3,7 @@
 use super::allowlist::Allowlists;
 use super::scope::{HeldScopes, Required};
 use super::verdict::Reason;
+use crate::token::verify::Token;
 use std::net::IpAddr;
 
 /// Microseconds since an epoch. All moments have the same epoch.
@@ -48,7 +49,10 @@ pub struct Found<'a> {
     pub tenant_suspended: bool,
     pub owner_gone: bool,
     pub allowlists: Option<&'a dyn Allowlists>,
+    /// What is held with the token, if there is one.
     pub held: HeldScopes<'a>,
+    /// The token that was presented in place of the key.
+    pub token: Option<&'a Token>,
 }
 
 /// A rule: its name, and a function that returns the reason to refuse, if any.
@@ -84,7 +88,11 @@ fn revocation(key: &Found, _: &Demand) -> Option<Reason> {
 }
 
 fn expiry(key: &Found, demand: &Demand) -> Option<Reason> {
-    reached(key.expires_at, demand.now).then_some(Reason::Expired)
+    if reached(key.expires_at, demand.now) {
+        return Some(Reason::Expired);
+    }
+    let is_over = key.token.is_some_and(|token| token.expires_at <= demand.now);
+    is_over.then_some(Reason::TokenExpired)
 }
 
 fn address(key: &Found, demand: &Demand) -> Option<Reason> {
@@ -130,6 +138,9 @@ mod tests {
     use super::super::implications::Implications;
     use super::super::scope::GrantList;
     use super::*;
+    use crate::token::keys::SigningSecrets;
+    use crate::token::new::NewToken;
+    use crate::token::verify::{Recognized, recognize};
     use proptest::prelude::*;
     use std::sync::LazyLock;
 
@@ -160,11 +171,40 @@ mod tests {
             owner_gone: false,
             allowlists: None,
             held,
+            token: None,
         };
         let demand =
             Demand { environment: None, kind: None, scopes: &WRITE, address: None, now: 1000 };
         (found, demand)
     }
+
+    /// A token until this moment, for some networks.
+    fn token(expires_at: Instant, networks: Option<&[&str]>) -> Token {
+        let keys = SigningSecrets::parse(&format!("1:{}", "11".repeat(32))).unwrap();
+        let keys = keys.of_keyspace("default");
+        let networks: Option<Vec<_>> = networks
+            .map(|networks| networks.iter().map(|network| network.parse().unwrap()).collect());
+        let new = NewToken {
+            issuer: "default",
+            audience: &[],
+            key_id: &[1; 16],
+            token_id: &[2; 16],
+            tenant: "acme",
+            environment: "live",
+            scopes: &["images:write"],
+            allowlist: networks.as_deref(),
+            issued_at: expires_at - 60_000_000,
+            expires_at,
+            claims: &serde_json::Map::new(),
+        };
+        let signed = new.sign(keys.newest().unwrap()).ok().unwrap().token;
+        match recognize(&keys, signed.as_bytes()) {
+            Recognized::Token(presented) => presented.verify().unwrap(),
+            _ => unreachable!("it is a token"),
+        }
+    }
+
+    static PAST: LazyLock<Token> = LazyLock::new(|| token(0, None));
 
     struct Admits(bool);
     impl Allowlist for Admits {
@@ -173,9 +213,9 @@ mod tests {
         }
     }
 
-    struct Lists([Option<Admits>; 3]);
+    struct Lists([Option<Admits>; 4]);
     impl Allowlists for Lists {
-        fn all(&self) -> [Option<&dyn Allowlist>; 3] {
+        fn all(&self) -> [Option<&dyn Allowlist>; 4] {
             self.0.each_ref().map(|list| list.as_ref().map(|list| list as &dyn Allowlist))
         }
     }
@@ -186,11 +226,13 @@ mod tests {
             Reason::WrongEnvironment => demand.environment = Some(b"test"),
             Reason::Revoked => found.revoked_at = Some(1000),
             Reason::Expired => found.expires_at = Some(1000),
+            Reason::TokenExpired => found.token = Some(&PAST),
             Reason::Disabled | Reason::Idle => found.disabled = Some(reason),
             Reason::TenantSuspended => found.tenant_suspended = true,
             Reason::OwnerGone => found.owner_gone = true,
             Reason::IpNotAllowed => {
-                found.allowlists = Some(&Lists([Some(Admits(true)), None, Some(Admits(false))]));
+                found.allowlists =
+                    Some(&Lists([Some(Admits(true)), None, Some(Admits(false)), None]));
                 demand.address = Some(IpAddr::from([192, 0, 2, 1]));
             }
             Reason::KindNotAllowed => {
@@ -202,10 +244,11 @@ mod tests {
         }
     }
 
-    const ORDER: [Reason; 9] = [
+    const ORDER: [Reason; 10] = [
         Reason::WrongEnvironment,
         Reason::Revoked,
         Reason::Expired,
+        Reason::TokenExpired,
         Reason::Disabled,
         Reason::TenantSuspended,
         Reason::OwnerGone,
@@ -248,9 +291,9 @@ mod tests {
     #[test]
     fn an_allowlist_needs_an_address() {
         let (found, mut demand) = good();
-        for holder in 0..3 {
-            let mut lists = Lists([None, None, None]);
-            for (other, reason) in [(holder, Reason::Ok), ((holder + 1) % 3, Reason::IpNotAllowed)]
+        for holder in 0..4 {
+            let mut lists = Lists([None; 4]);
+            for (other, reason) in [(holder, Reason::Ok), ((holder + 1) % 4, Reason::IpNotAllowed)]
             {
                 lists.0[other] = Some(Admits(other == holder));
                 let found = Found { allowlists: Some(&lists), ..found };
@@ -259,6 +302,17 @@ mod tests {
                 demand.address = Some(IpAddr::from([192, 0, 2, 1]));
                 assert_eq!(decide(&found, &demand), reason);
             }
+        }
+    }
+
+    #[test]
+    fn a_token_ends_at_its_moment() {
+        let (mut found, mut demand) = good();
+        let token = token(1_000_000, None);
+        found.token = Some(&token);
+        for (now, expected) in [(999_999, Reason::Ok), (1_000_000, Reason::TokenExpired)] {
+            demand.now = now;
+            assert_eq!(decide(&found, &demand), expected, "{now}");
         }
     }
 

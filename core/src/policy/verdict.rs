@@ -9,12 +9,16 @@ pub enum Reason {
     Missing,
     MalformedHeader,
     MalformedKey,
+    /// A token that is not one of ours, or not one for this keyspace.
+    TokenInvalid,
     ReplicaBehind,
     NotFound,
     WrongKeyspace,
     WrongEnvironment,
     Revoked,
     Expired,
+    /// The token has expired, but not its key.
+    TokenExpired,
     Disabled,
     /// The worker disabled it, because it was not used.
     Idle,
@@ -33,18 +37,20 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the rules that give them.
-    pub const ALL: [Reason; 24] = [
+    pub const ALL: [Reason; 26] = [
         Reason::Ok,
         Reason::Public,
         Reason::Missing,
         Reason::MalformedHeader,
         Reason::MalformedKey,
+        Reason::TokenInvalid,
         Reason::ReplicaBehind,
         Reason::NotFound,
         Reason::WrongKeyspace,
         Reason::WrongEnvironment,
         Reason::Revoked,
         Reason::Expired,
+        Reason::TokenExpired,
         Reason::Disabled,
         Reason::Idle,
         Reason::TenantSuspended,
@@ -67,12 +73,14 @@ impl Reason {
             Reason::Missing => "missing",
             Reason::MalformedHeader => "malformed_header",
             Reason::MalformedKey => "malformed_key",
+            Reason::TokenInvalid => "token_invalid",
             Reason::ReplicaBehind => "replica_behind",
             Reason::NotFound => "not_found",
             Reason::WrongKeyspace => "wrong_keyspace",
             Reason::WrongEnvironment => "wrong_environment",
             Reason::Revoked => "revoked",
             Reason::Expired => "expired",
+            Reason::TokenExpired => "token_expired",
             Reason::Disabled => "disabled",
             Reason::Idle => "idle",
             Reason::TenantSuspended => "tenant_suspended",
@@ -116,6 +124,8 @@ impl Reason {
             | Reason::Idle
             | Reason::TenantSuspended
             | Reason::OwnerGone => Answer::InvalidApiKey,
+            Reason::TokenInvalid => Answer::TokenInvalid,
+            Reason::TokenExpired => Answer::TokenExpired,
             Reason::ReplicaBehind => Answer::Unavailable,
             Reason::IpNotAllowed | Reason::IpUnknown => Answer::IpNotAllowed,
             Reason::KindNotAllowed => Answer::InsufficientKind,
@@ -146,6 +156,8 @@ pub enum Answer {
     MissingAuthorization,
     InvalidAuthorization,
     InvalidApiKey,
+    TokenInvalid,
+    TokenExpired,
     IpNotAllowed,
     InsufficientKind,
     InsufficientScope,
@@ -170,11 +182,13 @@ pub enum Answer {
 
 impl Answer {
     /// All answers. A keyspace may replace their codes and messages.
-    pub const ALL: [Answer; 22] = [
+    pub const ALL: [Answer; 24] = [
         Answer::Ok,
         Answer::MissingAuthorization,
         Answer::InvalidAuthorization,
         Answer::InvalidApiKey,
+        Answer::TokenInvalid,
+        Answer::TokenExpired,
         Answer::IpNotAllowed,
         Answer::InsufficientKind,
         Answer::InsufficientScope,
@@ -207,6 +221,8 @@ impl Answer {
             Answer::MissingAuthorization
             | Answer::InvalidAuthorization
             | Answer::InvalidApiKey
+            | Answer::TokenInvalid
+            | Answer::TokenExpired
             | Answer::Revoked
             | Answer::Expired
             | Answer::Disabled
@@ -233,6 +249,8 @@ impl Answer {
             Answer::MissingAuthorization => "missing_authorization",
             Answer::InvalidAuthorization => "invalid_authorization",
             Answer::InvalidApiKey => "invalid_api_key",
+            Answer::TokenInvalid => "token_invalid",
+            Answer::TokenExpired => "token_expired",
             Answer::IpNotAllowed => "ip_not_allowed",
             Answer::InsufficientKind => "insufficient_kind",
             Answer::InsufficientScope => "insufficient_scope",
@@ -260,6 +278,8 @@ impl Answer {
             Answer::MissingAuthorization => "No API key was given.",
             Answer::InvalidAuthorization => "The header with the API key is not well-formed.",
             Answer::InvalidApiKey => "The API key is not valid.",
+            Answer::TokenInvalid => "The token is not valid.",
+            Answer::TokenExpired => "The token has expired.",
             Answer::IpNotAllowed => "The API key may not be used from this address.",
             Answer::InsufficientKind => "This request needs a secret API key.",
             Answer::InsufficientScope => "The API key lacks a scope that this request needs.",

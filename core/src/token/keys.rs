@@ -26,21 +26,26 @@ pub const TYPE: &str = "at+jwt";
 const HEADER_START: &str = r#"{"alg":"EdDSA","typ":"at+jwt","kid":""#;
 const HEADER_END: &str = r#""}"#;
 
+/// The length of what HKDF extracts: that of a SHA-256.
+const SECRET_LEN: usize = 32;
+
 /// The length of a `kid`: a SHA-256 in base64url.
 const KID_LEN: usize = 43;
 
-/// The secrets of all generations.
-#[derive(Clone, Default)]
+/// The secrets of all generations. Only what HKDF extracts from them is kept.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct SigningSecrets {
-    newest_first: Vec<(i16, Hkdf<Sha256>)>,
+    newest_first: Vec<(i16, [u8; SECRET_LEN])>,
 }
 
 impl SigningSecrets {
     /// Reads the text of the file. The error names the line and never shows its content.
     pub fn parse(text: &str) -> Result<SigningSecrets, String> {
         let file = SecretFile::parse(text, "the secret", None)?;
-        let ready = |(generation, secret): &(i16, Vec<u8>)| (*generation, Hkdf::new(None, secret));
-        Ok(SigningSecrets { newest_first: file.newest_first.iter().map(ready).collect() })
+        let extracted = |(generation, secret): &(i16, Vec<u8>)| {
+            (*generation, Hkdf::<Sha256>::extract(None, secret).0.into())
+        };
+        Ok(SigningSecrets { newest_first: file.newest_first.iter().map(extracted).collect() })
     }
 
     /// The generations that have a secret, the newest first.
@@ -50,8 +55,10 @@ impl SigningSecrets {
 
     /// The keys of a keyspace. Each takes about as long as a signature.
     pub fn of_keyspace(&self, keyspace: &str) -> TokenKeys {
-        let key = |(generation, secret): &(i16, Hkdf<Sha256>)| {
+        let key = |(generation, secret): &(i16, [u8; SECRET_LEN])| {
             let mut seed = [0; SECRET_KEY_LENGTH];
+            let secret = Hkdf::<Sha256>::from_prk(secret)
+                .unwrap_or_else(|_| unreachable!("it has the length of a SHA-256"));
             let length = secret.expand_multi_info(&[LABEL, keyspace.as_bytes()], &mut seed);
             length.unwrap_or_else(|_| unreachable!("HKDF gives up to 8160 bytes"));
             TokenKey::new(*generation, &seed)

@@ -87,16 +87,16 @@ pub enum Invalid {
 }
 
 impl Invalid {
-    /// A sentence for the operator.
+    /// What was presented, for the operator.
     pub fn message(self) -> &'static str {
         match self {
-            Invalid::Header => "The header is not the one of our tokens.",
-            Invalid::Form => "The token has not three parts in base64url.",
-            Invalid::Signature => "The signature is not that of the key which the header names.",
-            Invalid::Claims => "The claims are not those that our tokens have.",
-            Invalid::Issuer => "The token was made by another issuer.",
-            Invalid::Audience => "The token was made for another audience.",
-            Invalid::IssuedAhead => "The token was made in the future.",
+            Invalid::Header => "a token with another header than ours have",
+            Invalid::Form => "a token that has not three parts in base64url",
+            Invalid::Signature => "a token with the signature of another key, or of other claims",
+            Invalid::Claims => "a token with other claims than ours have",
+            Invalid::Issuer => "a token of another issuer",
+            Invalid::Audience => "a token for another audience",
+            Invalid::IssuedAhead => "a token that was made in the future",
         }
     }
 }

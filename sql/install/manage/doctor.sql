@@ -4,6 +4,7 @@
 
 CREATE FUNCTION keysmith_private.doctor_library(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper integer,
+    signing_problem text,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -36,6 +37,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'see "Peppers" in SECURITY.md'
     WHERE pepper_problem IS NOT NULL
+    UNION ALL
+    SELECT 'error', 'signing', 'the file ' || signing_problem, 'see "Signing secrets" in SECURITY.md'
+    WHERE signing_problem IS NOT NULL
     UNION ALL
     SELECT 'error', 'pepper', CASE p WHEN '0' THEN 'keys without a pepper are refused: the file does not allow them'
                ELSE format('keys of pepper %s are refused: the file does not have it', p) END,
@@ -96,8 +100,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                  AND k.revoked_at IS NULL AND NOT k.imported AND starts_with(k.key_prefix, p.prefix)
                LIMIT 10) AS first_ten) = 10
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], integer) IS
-'The part of doctor() that looks at the library, peppers and the server';
+COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], integer, text) IS
+'The part of doctor() that looks at the library, the files of secrets and the server';
 
 -- Other sessions start with the values that this session would have after RESET ALL, or with
 -- values that ALTER ROLE or ALTER DATABASE has set.
@@ -338,7 +342,7 @@ COMMENT ON FUNCTION keysmith_private.doctor_events(jsonb) IS
 'The part of doctor() that looks at the queue of notifications';
 
 CREATE FUNCTION keysmith_private.doctor_findings(
-    pepper_problem text, lost_peppers text[],
+    pepper_problem text, lost_peppers text[], signing_problem text,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -348,7 +352,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT coalesce(jsonb_object_agg(a.alarm, a.value), '{}') AS raised
         FROM keysmith_private.alarms() a WHERE a.raised
     ), findings AS MATERIALIZED (
-        SELECT d.* FROM y, keysmith_private.doctor_library(y.preloaded, y.version, pepper_problem, lost_peppers, y.newest_pepper) d
+        SELECT d.* FROM y, keysmith_private.doctor_library(
+            y.preloaded, y.version, pepper_problem, lost_peppers, y.newest_pepper, signing_problem) d
         UNION ALL SELECT * FROM keysmith_private.doctor_logging()
         UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
@@ -363,8 +368,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'ok', 'keysmith', format('no problem found; preloaded, version %s', y.version), NULL
     FROM y WHERE NOT EXISTS (SELECT FROM findings)
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_findings(text, text[]) IS
-'The rows of doctor(), given what only the library knows about peppers';
+COMMENT ON FUNCTION keysmith_private.doctor_findings(text, text[], text) IS
+'The rows of doctor(), given what only the library knows about the files of secrets';
 
 CREATE FUNCTION keysmith.doctor(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text

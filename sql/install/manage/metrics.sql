@@ -56,7 +56,8 @@ FROM (VALUES
     (50, 'keysmith_keys_estimate', 'gauge', 'Keys, as the last ANALYZE or VACUUM has counted them'),
     (51, 'keysmith_tenants_estimate', 'gauge', 'Tenants, as the last ANALYZE or VACUUM has counted them'),
     (52, 'keysmith_relation_bytes', 'gauge', 'The size of a table on disk, with its indexes'),
-    (53, 'keysmith_pepper_file_problem', 'gauge', 'Whether the pepper file can not be used, or was changed since it was read')
+    (53, 'keysmith_pepper_file_problem', 'gauge', 'Whether the pepper file can not be used, or was changed since it was read'),
+    (54, 'keysmith_signing_key_file_problem', 'gauge', 'Whether the file of signing secrets can not be used, or was changed since it was read')
 ) AS m (place, name, type, help);
 COMMENT ON VIEW keysmith_private.metric_help IS 'The metrics, with their types and descriptions';
 
@@ -273,6 +274,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
             ('keysmith_standby', pg_is_in_recovery()::integer),
             ('keysmith_subscriber', y.subscriber::integer),
             ('keysmith_pepper_file_problem', y.has_pepper_problem::integer),
+            ('keysmith_signing_key_file_problem', y.has_signing_problem::integer),
             ('keysmith_directory_keys', y.directory_keys),
             ('keysmith_directory_capacity', y.directory_capacity),
             ('keysmith_directory_hits_total', y.directory_hits),

@@ -6,6 +6,7 @@ CREATE FUNCTION keysmith_private.library(
     OUT subscriber boolean,
     OUT newest_pepper integer,
     OUT has_pepper_problem boolean,
+    OUT has_signing_problem boolean,
     OUT events_unsent bigint,
     OUT last_event_unsent_at timestamptz,
     OUT event_queue_limit integer,

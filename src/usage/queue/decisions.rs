@@ -77,9 +77,11 @@ impl Decisions {
         let looked_for = Reason::ALL.into_iter().zip(others).filter(|(reason, _)| {
             !matches!(
                 reason,
-                Reason::Missing
+                Reason::Public
+                    | Reason::Missing
                     | Reason::MalformedHeader
                     | Reason::MalformedKey
+                    | Reason::TokenInvalid
                     | Reason::ReplicaBehind
             )
         });

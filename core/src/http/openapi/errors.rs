@@ -9,10 +9,12 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The refusals of any request with a key.
-const REFUSALS: [Answer; 13] = [
+const REFUSALS: [Answer; 15] = [
     Answer::MissingAuthorization,
     Answer::InvalidAuthorization,
     Answer::InvalidApiKey,
+    Answer::TokenInvalid,
+    Answer::TokenExpired,
     Answer::Revoked,
     Answer::Expired,
     Answer::Disabled,
@@ -89,6 +91,8 @@ fn response(service: &Service, status: i32, errors: &[&HttpError]) -> Value {
     let is_challenge = has(&[
         Answer::MissingAuthorization,
         Answer::InvalidApiKey,
+        Answer::TokenInvalid,
+        Answer::TokenExpired,
         Answer::Revoked,
         Answer::Expired,
         Answer::Disabled,

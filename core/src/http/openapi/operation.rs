@@ -131,7 +131,7 @@ fn success(endpoint: &Endpoint) -> Value {
     response
 }
 
-/// An operation that is not for all needs a key. A public route opens no endpoint.
+/// An operation that is not for all needs a key, whatever its route says.
 fn security(service: &Service, entry: &Entry, needs: Option<&Needs>) -> Value {
     if needs.is_some_and(|needs| is_public(entry, needs)) {
         return json!([]);
@@ -141,7 +141,8 @@ fn security(service: &Service, entry: &Entry, needs: Option<&Needs>) -> Value {
 }
 
 fn is_public(entry: &Entry, needs: &Needs) -> bool {
-    needs.is_public && entry.endpoint.is_none()
+    needs.is_public
+        && entry.endpoint.as_ref().is_none_or(|endpoint| !endpoint.operation.needs_key())
 }
 
 /// What a route needs, in words.
