@@ -1044,10 +1044,10 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
     REFERENCING OLD TABLE AS old_rows
     FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
 
-CREATE FUNCTION keysmith_private.usage_fold_lock() RETURNS boolean
+CREATE FUNCTION keysmith_private.usage_fold_lock(waits boolean DEFAULT false) RETURNS boolean
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_fold_lock';
-COMMENT ON FUNCTION keysmith_private.usage_fold_lock() IS
-'Takes the lock of the one transaction that folds; false if another has it';
+COMMENT ON FUNCTION keysmith_private.usage_fold_lock(boolean) IS
+'Takes the lock of the one transaction that folds, or waits for it; false if another has it';
 
 CREATE FUNCTION keysmith_private.usage_fold() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -2573,6 +2573,60 @@ COMMENT ON FUNCTION keysmith_private.erase(uuid, text) IS
 -- requires:
 --   manage_erase
 
+-- Dropping a keyspace.
+
+CREATE FUNCTION keysmith.drop_keyspace(keyspace text, cascade boolean DEFAULT false) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_drop_keyspace';
+COMMENT ON FUNCTION keysmith.drop_keyspace(text, boolean) IS
+'Removes a keyspace with all that belongs to it; keys that have not ended need cascade';
+
+CREATE FUNCTION keysmith_private.drop_usage(tenants uuid[], keys uuid[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM keysmith_private.usage_event WHERE tenant_id = ANY (tenants);
+    -- Deleting the rows has written deltas, too.
+    DELETE FROM keysmith_private.usage_delta WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_hour WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_day WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_endpoint_hour WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_endpoint_day WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_mark WHERE holder = ANY (tenants || keys);
+    DELETE FROM keysmith_private.usage_last WHERE key_id = ANY (keys);
+    DELETE FROM keysmith_private.usage_set_aside WHERE key_id = ANY (keys);
+    DELETE FROM keysmith_private.touch WHERE tenant_id = ANY (tenants);
+$$;
+COMMENT ON FUNCTION keysmith_private.drop_usage(uuid[], uuid[]) IS
+'Deletes all records of the requests of tenants and their keys';
+
+-- Most usage goes before others have to wait. Then the locks wait for transactions that record usage,
+-- and what they recorded goes, too. From then on their tenants are gone.
+CREATE FUNCTION keysmith_private.drop_all(keyspace text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    within  constant text := keyspace;
+    tenants constant uuid[] := ARRAY(SELECT tenant_id FROM keysmith_private.tenant WHERE keyspace = within);
+    keys    constant uuid[] := ARRAY(SELECT key_id FROM keysmith_private.key WHERE keyspace = within);
+    part    text;
+BEGIN
+    DELETE FROM keysmith_private.credit WHERE tenant_id = ANY (tenants) OR key_id = ANY (keys);
+    FOREACH part IN ARRAY '{key,member,tenant,endpoint,route,role,scope,plan_feature,answer,keyspace_prefix,
+                            keyspace,usage_unknown,usage_unknown_sample}'::text[] LOOP
+        EXECUTE format('DELETE FROM keysmith_private.%I WHERE keyspace = $1', part) USING within;
+    END LOOP;
+    PERFORM keysmith_private.usage_fold_lock(true);
+    PERFORM keysmith_private.drop_usage(tenants, keys);
+    LOCK TABLE keysmith_private.usage_event, keysmith_private.touch IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM keysmith_private.drop_usage(tenants, keys);
+END $$;
+COMMENT ON FUNCTION keysmith_private.drop_all(text) IS
+'Deletes the rows of a keyspace in every table, except its audit';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_drop_keyspace
+
 -- People whom the application has authenticated by other means.
 
 CREATE FUNCTION keysmith.act_as(
@@ -2908,6 +2962,11 @@ CREATE FUNCTION keysmith.report_leak(api_key text, source text) RETURNS SETOF uu
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_report_leak';
 COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
 'Revokes a secret key that leaked, and returns its ids; in every keyspace that has it';
+
+CREATE FUNCTION keysmith.purge_keys(older_than interval) RETURNS bigint
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_purge_keys';
+COMMENT ON FUNCTION keysmith.purge_keys(interval) IS
+'Deletes the keys that ended longer ago; by revocation or expiry; returns their number';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -4984,7 +5043,7 @@ COMMENT ON FUNCTION keysmith.serve(jsonb, text, text, jsonb, inet, text, text, b
 -- requires:
 --   serve
 
--- What a verdict says over HTTP.
+-- Verdicts over HTTP: headers and bodies.
 
 CREATE FUNCTION keysmith.response_headers(verdict keysmith.verdict) RETURNS jsonb
 LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_response_headers';
@@ -5091,6 +5150,7 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      $e$SELECT keysmith.revoke(key_id, 'no longer used') FROM keysmith.keys WHERE label = 'Production';$e$),
     ('Keys', 'report_leak',
      $e$SELECT keysmith.report_leak(:'api_key', 'a public repository');$e$),
+    ('Keys', 'purge_keys',              $e$SELECT keysmith.purge_keys('400 days');$e$),
     ('Keys', 'list_keys',
      $e$SELECT label, key_snippet, status FROM keysmith.list_keys('acme');$e$),
     ('Tenants', 'create_tenant',        $e$SELECT keysmith.create_tenant('globex', plan => 'pro');$e$),
@@ -5106,6 +5166,7 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      '    prefixes => ''{"secret": {"live": "studio_live_", "test": "studio_test_"}}'');'),
     ('Keyspaces', 'alter_keyspace',
      $e$SELECT keysmith.alter_keyspace('default', '{"max_active_keys": 10}');$e$),
+    ('Keyspaces', 'drop_keyspace',      $e$SELECT keysmith.drop_keyspace('trial');$e$),
     ('Keyspaces', 'define_scope',
      E'SELECT keysmith.define_scope(''default'', ''images:write'', ''Change images'',\n'
      '    implies => ''{images:read}'');'),
@@ -5304,6 +5365,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'unique_labels', 'whether a tenant''s keys must have different labels'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
+    ('drop_keyspace', 'cascade',        'whether to drop it although keys are neither revoked nor expired'),
+    ('purge_keys', 'older_than',        'how long ago they ended, at least; without months and years'),
     ('define_scope', 'scope',           'its name, such as images:read; projects:read:{id} for any id'),
     ('define_scope', 'description',     'what it permits, for people'),
     ('define_scope', 'implies',         'the scopes that it includes; {id} in them is its own'),
@@ -6203,7 +6266,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:75
+-- src/install.rs:76
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

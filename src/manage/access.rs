@@ -6,9 +6,9 @@ use super::keyspace::policy;
 use super::level::{Functions, Level, functions};
 use super::tenant::Tenant;
 use super::{
-    act_as, add_credits, alter, audit_proof, catalogue, doctor, endpoint, erase, key_scopes,
-    keyspace, lifecycle, listing, metrics, mint, removal, revocations, scanner, status, tenant,
-    usage,
+    act_as, add_credits, alter, audit_proof, catalogue, doctor, drop_keyspace, endpoint, erase,
+    key_scopes, keyspace, lifecycle, listing, metrics, mint, purge, removal, revocations, scanner,
+    status, tenant, usage,
 };
 use crate::audit::{Act, EVERYWHERE, Subject};
 use crate::catalog::Catalog;
@@ -27,7 +27,7 @@ functions! {
 }
 
 /// The functions that check what they need. Each level that allows it has EXECUTE on them.
-const CHECKED: [Functions; 21] = [
+const CHECKED: [Functions; 23] = [
     FUNCTIONS,
     act_as::FUNCTIONS,
     add_credits::FUNCTIONS,
@@ -35,6 +35,7 @@ const CHECKED: [Functions; 21] = [
     audit_proof::FUNCTIONS,
     catalogue::FUNCTIONS,
     doctor::FUNCTIONS,
+    drop_keyspace::FUNCTIONS,
     endpoint::FUNCTIONS,
     erase::FUNCTIONS,
     key_scopes::FUNCTIONS,
@@ -43,6 +44,7 @@ const CHECKED: [Functions; 21] = [
     listing::FUNCTIONS,
     metrics::FUNCTIONS,
     mint::FUNCTIONS,
+    purge::FUNCTIONS,
     removal::FUNCTIONS,
     revocations::FUNCTIONS,
     scanner::FUNCTIONS,
@@ -353,6 +355,33 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
         act.done("revoke_access")
     })?;
     Ok(None)
+}
+
+/// Takes away the access that is bound to a keyspace or its tenants. The roles lose the privileges too:
+/// a role that has them, and no row, is bound to nothing.
+pub fn unbind(caller: &Caller, keyspace: &str) -> Result<()> {
+    let bound = spi::query_now(
+        "SELECT DISTINCT a.role::oid
+         FROM keysmith_private.access a LEFT JOIN keysmith_private.tenant t USING (tenant_id)
+         WHERE coalesce(a.keyspace, t.keyspace) = $1 ORDER BY 1",
+        &[Param::text(keyspace)],
+        |rows| rows.iter().filter_map(|row| row.oid(1)).collect::<Vec<_>>(),
+    )?;
+    for oid in bound {
+        let act = Act::on(&caller.actor, EVERYWHERE, Subject::Access(oid))?;
+        spi::execute(
+            "DELETE FROM keysmith_private.access a
+             WHERE a.role = $1 AND (a.keyspace = $2 OR a.tenant_id IN (
+                 SELECT t.tenant_id FROM keysmith_private.tenant t WHERE t.keyspace = $2))",
+            &[Param::oid(oid), Param::text(keyspace)],
+        )?;
+        // A role that was dropped has left its row.
+        if let Some(name) = Role::name(oid)? {
+            keep_levels(&Role { oid, name })?;
+        }
+        act.done("revoke_access")?;
+    }
+    Ok(())
 }
 
 /// Leaves the role only the privileges of its levels.

@@ -126,6 +126,7 @@ impl Replayed {
 impl Entry {
     /// Does it, unless it is done.
     fn replay(&self, caller: &Caller) -> Result<Replayed> {
+        keyspace::keep(&self.keyspace)?;
         let at = Param::timestamp(self.at.map(|at| at.0));
         let reason = Param::text_or_null(self.reason.as_ref().map(|reason| reason.0.as_str()));
         match self.action {
