@@ -86,7 +86,7 @@ def test_the_first_key_of_a_line_stays_as_long_as_others_need_it(db):
     third = db.one("rotate", second.key_id, "0")
     for key in (first, second):
         ended(db, key)
-    # The second key is nobody's first.
+    # The second key is not the first of a line.
     assert purge(db) == 1 and left(db) == {first.key_id, third.key_id}
     assert db.verify(third.api_key, spend=1).credits_remaining == 8
     db.call("alter_key", third.key_id, Jsonb({"credits": 20}))
@@ -146,7 +146,8 @@ def test_it_waits_for_no_key_and_no_key_for_it(db, others, connect, database):
     last = expired(db, db.mint())
     purge(others)
     assert db.reason(last.api_key) == "expired"
-    assert db.verify(busy.api_key).ok and db.mint() and db.one("rotate", busy.key_id)
+    assert db.verify(busy.api_key).ok and db.verify(db.mint().api_key).ok
+    assert db.verify(db.one("rotate", busy.key_id).api_key).ok
     others.session.commit()
     assert db.reason(last.api_key) == "not_found" and db.reason(free.api_key) == "not_found"
 

@@ -3,41 +3,38 @@
 //! Each act in a keyspace keeps it until the transaction ends. So a drop waits for those in progress
 //! first, and then nobody else has locked a row of it, except requests that spend credits.
 
-use super::access;
-use super::authority;
+use super::authority::{self, Caller};
 use super::changes;
 use super::erase::must_see_others;
 use super::keyspace::policy;
-use super::level::functions;
+use super::level::Needs;
 use super::tenant::tables_with_names;
 use super::turns;
 use crate::audit::{Act, Subject};
-use crate::catalog::Catalog;
 use pg::call::Call;
 use pg::error::{Code, Error, Result};
 use pg::notice::warning;
 use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
 
-functions! {
-    keysmith_drop_keyspace => drop_keyspace: Admin;
-}
+/// Takes away the access that is bound to a keyspace.
+type Unbind = fn(&Caller, &str) -> Result<()>;
 
-fn drop_keyspace(call: &Call) -> Result<Option<Datum>> {
+pub fn run(call: &Call, needs: Needs, unbind: Unbind) -> Result<Option<Datum>> {
     let keyspace = call.required_text(0, "keyspace")?;
     let cascade = call.boolean(1, "cascade")?;
-    authority::act(needs::drop_keyspace, |caller| {
+    authority::act(needs, |caller| {
         must_see_others("a keyspace is dropped")?;
         // `grant_access` takes these turns in the same order.
         changes::one_at_a_time()?;
-        turns::alone(Catalog::open()?.tables.keyspace.table, &keyspace);
+        turns::take_keyspace(&keyspace)?;
         policy(caller, &keyspace)?;
         let act = Act::on(&caller.actor, &keyspace, Subject::Keyspace)?;
         let held = Held::of(&keyspace)?;
         if held.usable_keys > 0 && !cascade {
             return Err(held.refusal(&keyspace));
         }
-        access::unbind(caller, &keyspace)?;
+        unbind(caller, &keyspace)?;
         if let Some(tables) = tables_with_names(&keyspace)? {
             let message = format!("rows that name tenants of the keyspace stay: {tables}");
             let hint = "A tenant of that name in a new keyspace of that name would see them.";

@@ -24,16 +24,9 @@ sql_functions! {
     keysmith_event_channel => event_channel;
 }
 
-/// Keeps a keyspace from being dropped until the transaction ends. Each act calls this before it locks
-/// a row of the keyspace: otherwise it and `drop_keyspace` might wait for each other.
-pub fn keep(keyspace: &str) -> Result<()> {
-    turns::together(Catalog::open()?.tables.keyspace.table, keyspace);
-    Ok(())
-}
-
 /// The policy of a keyspace that must exist, with all changes up to now. It is kept.
 pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
-    keep(keyspace)?;
+    turns::keep_keyspace(keyspace)?;
     let current = || Catalog::open()?.policy(keyspace.as_bytes());
     let policy = current()?;
     if policy.exists() {
@@ -85,7 +78,7 @@ fn create_keyspace(call: &Call) -> Result<Option<Datum>> {
     }
     let options = Options::given(call)?;
     authority::act(needs::create_keyspace, |caller| {
-        keep(&name)?;
+        turns::keep_keyspace(&name)?;
         let act = Act::on(&caller.actor, &name, Subject::Keyspace)?;
         if !insert(&name)? {
             return Err(Error::new(Code::Conflict, format!("keyspace {name:?} already exists")));

@@ -2,7 +2,7 @@
 
 use super::authority::Caller;
 use super::errors::{self, unknown_key};
-use super::keyspace;
+use super::turns;
 use crate::audit::{Act, Subject};
 use pg::clock;
 use pg::error::{Code, Error, Result};
@@ -49,7 +49,7 @@ impl LockedKey {
             &[Param::uuid(key_id), tenants, environment],
             |row| row.text(1),
         )?;
-        keyspace::keep(&keyspace.ok_or_else(|| unknown_key(key_id))?)?;
+        turns::keep_keyspace(&keyspace.ok_or_else(|| unknown_key(key_id))?)?;
         let found = spi::first(
             saved!(
                 "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,

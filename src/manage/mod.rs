@@ -28,6 +28,7 @@ mod key;
 mod key_scopes;
 pub mod keyspace;
 pub mod level;
+mod level_objects;
 mod lifecycle;
 mod limits;
 pub mod listing;

@@ -16,8 +16,8 @@ functions! {
 }
 
 /// A key that another transaction has locked is left for the next call. The first key of a line is kept
-/// as long as another key spends its credits or counts with it. What the locked rows say can't change,
-/// and a new key is made by one that stays.
+/// as long as another key spends its credits or counts with it. The locked rows can't change, and a new key is
+/// made by one that stays.
 const PURGE: &str = "
     WITH ended AS MATERIALIZED (
         SELECT k.key_id

@@ -3,6 +3,8 @@
 //! transaction open must not keep administrators waiting.
 
 use crate::audit::number_of;
+use crate::catalog::Catalog;
+use pg::error::Result;
 use pg::lock::{self, Mode};
 use pgrx::pg_sys::Oid;
 
@@ -16,14 +18,18 @@ pub fn of_table(table: Oid) {
     take(table, 0);
 }
 
-/// Goes on beside others that are together at a name, and not beside one that is alone there.
-pub fn together(table: Oid, name: &str) {
-    lock::object(table, Oid::from(number_of(name)), Mode::RowExclusive);
+/// Keeps a keyspace from being dropped until the transaction ends. Each act calls this before it locks
+/// a row of the keyspace: otherwise it and `drop_keyspace` might wait for each other.
+pub fn keep_keyspace(keyspace: &str) -> Result<()> {
+    let table = Catalog::open()?.tables.keyspace.table;
+    lock::object(table, Oid::from(number_of(keyspace)), Mode::RowExclusive);
+    Ok(())
 }
 
-/// Waits until the others have ended that are together at a name.
-pub fn alone(table: Oid, name: &str) {
-    take(table, number_of(name));
+/// Waits until nobody else keeps a keyspace.
+pub fn take_keyspace(keyspace: &str) -> Result<()> {
+    take(Catalog::open()?.tables.keyspace.table, number_of(keyspace));
+    Ok(())
 }
 
 /// One turn for the rows of an id. Two ids may share a number, which only costs time.

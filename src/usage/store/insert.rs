@@ -87,7 +87,7 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
     Ok(Stored { events: stored, unmatched })
 }
 
-/// What became of a tenant since one of its keys was decided about.
+/// Whether a tenant is still as it was when one of its keys was decided about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     There,
