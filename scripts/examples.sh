@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Fetches the packages of the framework examples, as their manifests pin them, into the build
-# directory. If a registry does not answer in time, the script says so and goes on: the tests of
-# that example are then skipped, with the reason.
+# Fetches the packages of the framework examples, those that make keys which are imported, and a scanner,
+# as their manifests pin them, into the build directory. If a registry does not answer in time, the script says so and goes on: the tests that
+# need them are then skipped, with the reason.
 source "$(dirname "$0")/common.sh"
 
 PLACE=${CARGO_TARGET_DIR:-$ROOT/target}/examples
@@ -29,14 +29,16 @@ fetch() {
     fi
 }
 
-python_packages() {
-    python3 -m venv "$PLACE/python/venv"
-    "$PLACE/python/venv/bin/pip" install --quiet --disable-pip-version-check --timeout 15 --retries 2 \
-        $(printf -- '-r %s ' examples/{django,fastapi,live}/requirements.txt)
+python_packages() { # NAME MANIFEST...
+    local place=$PLACE/$1/venv
+    shift
+    python3 -m venv "$place"
+    "$place/bin/pip" install --quiet --disable-pip-version-check --timeout 15 --retries 2 \
+        $(printf -- '-r %s ' "$@")
 }
 
-node_packages() {
-    cp "examples/$1/package.json" "examples/$1/package-lock.json" "$PLACE/$1/"
+node_packages() { # NAME FOLDER
+    cp "$2/package.json" "$2/package-lock.json" "$PLACE/$1/"
     npm ci --prefix "$PLACE/$1" --no-audit --no-fund --ignore-scripts --fetch-timeout=15000 \
         --fetch-retries=2 --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000
 }
@@ -44,7 +46,18 @@ node_packages() {
 export -f python_packages node_packages
 export PLACE
 
-fetch python examples/{django,fastapi,live}/requirements.txt -- bash -ec python_packages
+python() {
+    fetch "$@" -- bash -ec "python_packages $*"
+}
+
+node() {
+    fetch "$1" "$2/package-lock.json" -- bash -ec "node_packages $1 $2"
+}
+
+python python examples/{django,fastapi,live}/requirements.txt
+python key-makers tests/makers/requirements.txt
+python gitleaks tests/makers/gitleaks.txt
 for name in express postgraphile tokens; do
-    fetch "$name" "examples/$name/package-lock.json" -- bash -ec "node_packages $name"
+    node "$name" "examples/$name"
 done
+node key-makers-node tests/makers

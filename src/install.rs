@@ -43,6 +43,7 @@ install! {
     "manage_endpoint" "../sql/install/manage/endpoint.sql";
     "manage_tenant" "../sql/install/manage/tenant.sql";
     "manage_erase" "../sql/install/manage/erase.sql";
+    "manage_drop_keyspace" "../sql/install/manage/drop_keyspace.sql";
     "manage_act_as" "../sql/install/manage/act_as.sql";
     "manage_listing" "../sql/install/manage/listing.sql";
     "manage_idle" "../sql/install/manage/idle.sql";

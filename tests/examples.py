@@ -20,6 +20,15 @@ PACKAGES = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "exampl
 START_SECONDS = 60
 
 
+def require(packages):
+    """Skips the test if a registry did not return these packages. Returns their folder."""
+    place = PACKAGES / packages
+    if (place / "failed").exists():
+        pytest.skip((place / "failed").read_text().strip())
+    assert (place / "done").exists(), f"the packages {packages} are not there: run scripts/examples.sh"
+    return place
+
+
 @dataclass
 class Example:
     name: str
@@ -37,12 +46,8 @@ class Example:
 
     def require(self):
         """Skips the test if a registry did not return the example's packages."""
-        if self.packages is None:
-            return
-        place = PACKAGES / self.packages
-        if (place / "failed").exists():
-            pytest.skip((place / "failed").read_text().strip())
-        assert (place / "done").exists(), "what the examples need is not there: run scripts/examples.sh"
+        if self.packages is not None:
+            require(self.packages)
 
 
 FRAMEWORKS = [Example("fastapi", "app.py", "python"), Example("django", "app.py", "python"),

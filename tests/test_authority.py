@@ -155,6 +155,7 @@ def test_a_keyspace_may_have_no_key_manage(acme):
 
 ADMINISTRATION = [
     ("create_keyspace", ("new",)), ("alter_keyspace", ("default", Jsonb({}))),
+    ("drop_keyspace", ("default", True)), ("purge_keys", ("1 day",)),
     ("create_tenant", ("new",)), ("alter_tenant", ("acme", Jsonb({}))),
     ("rename_tenant", ("acme", "new")), ("erase_tenant", ("acme",)),
     ("suspend_tenant", ("globex",)), ("resume_tenant", ("acme",)),

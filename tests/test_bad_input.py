@@ -270,7 +270,7 @@ def test_metadata_can_be_read_by_programs(db, metadata, good):
     ("set_member", ("acme", "m", "no role")), ("create_tenant", ("x", "nowhere")),
     ("mint", ("acme", None, None, "secret", [], "no role")),
     ("mint", ("acme", None, None, "secret", [], None, "no member")),
-    ("alter_keyspace", ("nowhere", Jsonb({}))), ("event_channel", ("nowhere",)),
+    ("alter_keyspace", ("nowhere", Jsonb({}))), ("drop_keyspace", ("nowhere",)), ("event_channel", ("nowhere",)),
     ("define_scope", ("nowhere", "a")), ("define_role", ("nowhere", "a", [])),
     ("alter_key", (UNKNOWN, Jsonb({}))), ("report_leak", ("x", "y")),
 ])

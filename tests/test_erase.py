@@ -1,5 +1,7 @@
 """Erasing a tenant: nothing that may identify its people is left, and the audit is still proven."""
 
+import base64
+import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,14 +13,16 @@ from conftest import session, wait_until
 from cluster import running
 
 # In names, members, labels, metadata, addresses, reasons: each is in one place or several.
-MARKS = ["Zaphod-tenant", "Zaphod-member", "Zaphod-label", "Zaphod-metadata", "Zaphod-reason", "Zaphod-suspended"]
+MARKS = ["Zaphod-tenant", "Zaphod-member", "Zaphod-label", "Zaphod-metadata", "Zaphod-reason", "Zaphod-suspended", "Zaphod-notes"]
 ADDRESS, NETWORK = "203.0.113.77", "203.0.113.76/30"
 
 
 def lively(db, tenant=MARKS[0]):
     """A tenant with a mark of its people in every place that has one."""
     db.call("define_role", "default", "dev", ["*"])
-    db.tenant(tenant, metadata=Jsonb({"contact": MARKS[3]}))
+    # Long enough to be stored apart, and nothing that could be compressed.
+    notes = base64.b64encode(random.Random(1).randbytes(9000)).decode() + MARKS[6]
+    db.tenant(tenant, metadata=Jsonb({"contact": MARKS[3], "notes": notes}))
     db.call("set_member", tenant, MARKS[1], "dev")
     key = db.mint(tenant, label=MARKS[2], owner=MARKS[1], metadata=Jsonb({"of": MARKS[3]}), allowlist=[NETWORK])
     revoked = db.mint(tenant, label=MARKS[2])
@@ -220,6 +224,24 @@ def test_what_is_refused_changes_nothing(db, others):
     assert db.value("SELECT label FROM keysmith.keys") == MARKS[2]
 
 
+def test_whoever_is_signed_in_notices(db, others, connect, database):
+    db.tenant()
+    key = db.mint()
+    signed_in, person = (database(connect(autocommit=False)) for _ in range(2))
+    assert signed_in.verify(key.api_key, sign_in=True).ok
+    person.call("act_as", "acme")
+    # Decisions do not wait for it.
+    others.call("erase_tenant", "acme")
+    assert db.verify(key.api_key).ok
+    for session in (signed_in, person):
+        assert session.value("SELECT keysmith.current_tenant()") == "acme"
+    others.session.commit()
+    for session in (signed_in, person):
+        session.refused("KS401", "current_tenant")
+        session.session.rollback()
+    assert db.reason(key.api_key) == "revoked"
+
+
 def files_with(directory, marks):
     """The files with each mark, and how often they have it."""
     found = {}
@@ -229,6 +251,35 @@ def files_with(directory, marks):
             if count := content.count(mark):
                 found.setdefault(mark, {})[str(file.relative_to(directory))] = count
     return found
+
+
+def test_a_file_of_waiting_records_goes_when_they_are_stored():
+    """Records that no worker could store wait in a file while the server is down."""
+    # An address as a record has it: the version, and its bytes.
+    marks = [MARKS[1].encode(), bytes([4, *map(int, ADDRESS.split("."))])]
+    with running("erased_waiting", max_worker_processes=1) as server:
+        db = session(server)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        db.call("define_role", "default", "dev", ["*"])
+        db.call("set_member", "acme", MARKS[1], "dev")
+        assert db.verify(db.mint().api_key, ip=ADDRESS).ok
+        with db.session.transaction():
+            db.call("act_as", "acme", MARKS[1])
+        db.session.close()
+        server.restart()
+        files = Path(server.data) / "pg_stat"
+        assert set(files_with(files, marks)) == set(marks)
+        db = session(server)
+        db.call("erase_tenant", "acme")
+        db.session.close()
+        server.configure(max_worker_processes=8)
+        server.restart()
+        db = session(server)
+        db.call("flush_usage", "60 s")
+        assert files_with(files, marks) == {}
+        assert db.rows("SELECT ip, member FROM keysmith_private.usage_event ORDER BY 2") == [(None, ""), (None, None)]
+        db.session.close()
 
 
 def test_the_data_directory_has_no_trace_of_it():
@@ -242,6 +293,10 @@ def test_the_data_directory_has_no_trace_of_it():
         db.rows("CREATE EXTENSION keysmith")
         lively(db)
         db.rows("ANALYZE; CHECKPOINT")
+        # The label of two keys is among the most common values.
+        in_statistics = "SELECT count(*) FROM pg_stats WHERE most_common_vals::text LIKE %s OR histogram_bounds::text LIKE %s"
+        assert db.value(in_statistics, f"%{MARKS[2]}%", f"%{MARKS[2]}%") > 0
+        assert db.value("SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = 'keysmith_private.tenant'::regclass") > 0
         data = db.value("SHOW data_directory")
         assert set(files_with(data, marks)) == set(marks)
         db.call("erase_tenant", MARKS[0])

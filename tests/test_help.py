@@ -24,6 +24,7 @@ def filled(cluster):
         CREATE TABLE albums (LIKE images);
         INSERT INTO customers VALUES (1, 'ann@example.org', '+49 30 1234')""")
     db.tenant("acme")
+    db.call("create_keyspace", "trial")
     for scope in ("images:read", "images:write"):
         db.call("define_scope", "default", scope)
     db.call("define_role", "default", "editor", ["images:read"])

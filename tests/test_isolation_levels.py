@@ -258,6 +258,11 @@ case("rotate", lambda db, there: db.one("rotate", there[-1].key_id),
      before=lambda db: [], meanwhile=lambda db, there: there.append(db.mint()))
 
 
+case("purge_keys", lambda db, there: db.one("purge_keys", "1 day")[0],
+     lambda db, there, did: did == 1,
+     before=key(), meanwhile=lambda db, there: db.rows("UPDATE keysmith_private.key SET revoked_at = '2020-01-01', revoked_reason = 'x'"))
+
+
 def regenerated(db, there):
     there.append(db.one("regenerate", "acme"))
 

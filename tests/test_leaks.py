@@ -1,6 +1,7 @@
 """Leaked keys: patterns that find them, a hook that keeps them out of commits, and the effect of
 a report."""
 
+import json
 import os
 import random
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 from psycopg.types.json import Jsonb
+
+import examples
 
 HOOK = Path(__file__).resolve().parent.parent / "examples/pre-commit/keysmith-pre-commit"
 PLAIN = {"LC_ALL": "C", "PATH": os.environ["PATH"]}
@@ -88,6 +91,33 @@ def test_the_rules_of_scanners_find_keys_and_nothing_like_them(db, keyspaces, re
         assert not any(re.search(regex, key) for key in others)
     for bad in ("grep", "", None):
         assert "format" in db.refused("KS400", "scanner_patterns", format=bad)
+
+
+def test_gitleaks_itself_finds_them(db, keyspaces, tmp_path):
+    """Its expressions are Go's, which have no backtracking."""
+    program = examples.require("gitleaks") / "venv/bin/gitleaks"
+    keys, _ = keyspaces
+    rules = tmp_path / "rules.toml"
+    rules.write_text("\n\n".join(row.rule for row in db.call("scanner_patterns", format="gitleaks")))
+    source = tmp_path / "source"
+    source.mkdir()
+    for keyspace, minted in keys.items():
+        near = [near for key in minted for near in (
+            key[:-1], key + "x", key.replace("_", "-", 1), key[:20] + "." + key[21:], key.upper())]
+        texts = {"config.py": [f'KEY = "{key}"' for key in minted], "url": [f"https://x/?k={key}&b=1" for key in minted],
+                 "near": near, "last": minted[-1:]}
+        for name, lines in texts.items():
+            (source / f"{keyspace}-{name}").write_text("\n".join(lines))
+    report = tmp_path / "report"
+    subprocess.run([program, "dir", source, "--config", rules, "--report-path", report, "--report-format", "json",
+                    "--exit-code", "0", "--no-banner", "--log-level", "error"], env=PLAIN, check=True)
+    found = {}
+    for leak in json.loads(report.read_text()):
+        found.setdefault(Path(leak["File"]).name, set()).add((leak["RuleID"], leak["Secret"]))
+    expected = {(keyspace, key): (f"keysmith-{keyspace}", key) for keyspace, minted in keys.items() for key in minted}
+    assert found == {
+        f"{keyspace}-{name}": {expected[keyspace, key] for key in (minted[-1:] if name == "last" else minted)}
+        for keyspace, minted in keys.items() for name in ("config.py", "url", "last")}
 
 
 def test_the_default_keyspace_has_one_before_its_first_key(db):

@@ -353,11 +353,27 @@ def test_a_standby_becomes_a_subscriber():
             standby.remove()
 
 
+def test_what_is_dropped_and_purged_goes_on_the_subscriber(shared):
+    db, there = shared.publisher, shared.subscriber
+    db.call("create_keyspace", "studio")
+    db.tenant(keyspace="studio")
+    dropped, purged = db.mint(keyspace="studio"), db.mint()
+    shared.synchronize()
+    assert there.verify(purged.api_key).ok
+    db.call("drop_keyspace", "studio", True)
+    db.rows("UPDATE keysmith_private.key SET revoked_at = '2020-01-01', revoked_reason = 'x' WHERE key_id = %s", purged.key_id)
+    assert db.one("purge_keys", "1 day")[0] == 1
+    shared.synchronize()
+    assert there.reason(dropped.api_key, keyspace="studio") == there.reason(purged.api_key) == "not_found"
+    assert contents(there) == contents(db)
+
+
 # Arguments by which functions change something.
 CHANGES = {
     "alter_key": {"key_id": "KEY_ID", "changes": Jsonb({"label": "x"})},
     "alter_keyspace": {"name": "default", "changes": Jsonb({"label_length": 50})},
     "alter_tenant": {"tenant": "acme", "changes": Jsonb({"plan": "pro"})},
+    "drop_keyspace": {"keyspace": "default", "cascade": True},
     "enable": {"key_id": "DISABLED"},
     "resume_tenant": {"tenant": "suspended"},
 }

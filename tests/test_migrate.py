@@ -2,11 +2,18 @@
 
 import base64
 import hashlib
+import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 from psycopg.types.json import Jsonb
 
+import cluster as clusters
+import examples
+
+GUIDE = Path(__file__).resolve().parent.parent / "docs/migrating.md"
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples/migrate"
 
 
@@ -325,6 +332,57 @@ def test_keys_that_packages_made(db, given, algorithm):
     for key in keys:
         assert db.call("report_leak", key, "a public repository")[0][0] == keys[key]
         assert db.reason(key) == "revoked"
+
+
+def made_by(*command, **environment):
+    """What a package says about the keys that it makes."""
+    done = subprocess.run([*command], env=clusters.environment() | environment, text=True, check=True,
+                          stdout=subprocess.PIPE)
+    return json.loads(done.stdout)
+
+
+def statements_of(section):
+    """The statements that the guide gives for a package."""
+    text = GUIDE.read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return "\n".join(re.findall(r"```sql\n(.*?)```", text, re.DOTALL))
+
+
+def test_keys_of_djangos_package(cluster, dbname, db):
+    """In the tables that the package makes, by the statements of the guide."""
+    place = examples.require("key-makers")
+    keys = made_by(place / "venv/bin/python", Path(__file__).parent / "makers/django_keys.py",
+                   PGHOST=str(cluster.dir), PGPORT=str(cluster.port), PGUSER="postgres", PGDATABASE=dbname)
+    valid = {name for name, told in keys.items() if told["is_valid"]}
+    assert valid == {"plain", "another", "ending"} and keys.keys() == valid | {"revoked", "expired"}
+    statements = [one for one in statements_of("djangorestframework-api-key").split(";\n")
+                  if not one.startswith(("CREATE TABLE", "INSERT")) and "authenticate" not in one]
+    db.rows(";".join(statements))
+    for name, told in keys.items():
+        ok = name in valid
+        header = Jsonb({"Authorization": f"Api-Key {told['key']}"})
+        verdict = db.one("authenticate", header, "GET", "/", keyspace="django")
+        assert (verdict.ok, verdict.label) == (ok, name if ok else None), name
+        assert db.verify(told["key"], keyspace="django").ok == ok
+        for near in (told["key"][:-1], told["key"] + "x", told["key"].split(".")[1]):
+            assert not db.verify(near, keyspace="django").ok
+    assert db.rows("SELECT label, key_prefix, expires_at FROM keysmith.keys ORDER BY 1") == db.rows(
+        "SELECT name, prefix, expiry_date FROM rest_framework_api_key_apikey "
+        "WHERE name IN ('another', 'ending', 'plain') ORDER BY 1")
+
+
+def test_keys_of_prefixed_api_key(db):
+    place = examples.require("key-makers-node")
+    keys = made_by("node", Path(__file__).parent / "makers/prefixed_keys.js", NODE_PATH=str(place / "node_modules"))
+    assert len(keys) == 4 and all(key["isValid"] for key in keys)
+    db.call("create_keyspace", "prefixed")
+    db.tenant(keyspace="prefixed")
+    for key in keys:
+        db.one("import_key", "acme", bytes.fromhex(key["longTokenHash"]), algorithm="sha256-last-part", keyspace="prefixed")
+    for key in keys:
+        token = key["token"]
+        assert db.verify(token, keyspace="prefixed").ok and bearer(db, token, "prefixed").ok
+        for near in (token[:-1], token + "x", token.rsplit("_", 1)[0], token.swapcase()):
+            assert db.reason(near, keyspace="prefixed") == "not_found"
 
 
 def test_the_first_key_of_a_part_is_an_administrators(db, sees_only):

@@ -41,6 +41,7 @@ CALLS = {
     "digests value text": {"value": "x"}, "digests value bytea": {"value": b"x"},
     "derive_token": {"api_key": "KEY"}, "jwks": NOTHING,
     "disable": {"key_id": "KEY_ID"}, "enable": {"key_id": "KEY_ID"},
+    "drop_keyspace": {"keyspace": "dropped"},
     "erase_tenant": {"tenant": "acme"},
     "event_channel": NOTHING,
     "explain_verify": {"api_key": "KEY"},
@@ -60,6 +61,7 @@ CALLS = {
     "protect columns": {"relation": "tried", "columns": ["body"]},
     "protect column_name": {"relation": "tried", "column_name": "body", "more_columns": []},
     "protect_existing": {"relation": "tried"},
+    "purge_keys": {"older_than": "1 day"},
     "regenerate": {"tenant": "acme"},
     "release": {"relation": "isolated"},
     "remove_endpoint": {"keyspace": "default", "method": "GET", "pattern": "/me"},
@@ -148,6 +150,7 @@ def prepared(db):
     for scope in ("a", "b", "unused"):
         db.call("define_scope", "default", scope)
     db.call("define_role", "default", "unused", [])
+    db.call("create_keyspace", "dropped")
     return db.mint(scopes=["a", "b"])
 
 

@@ -423,6 +423,34 @@ def test_what_is_no_list_of_revocations_is_refused_whole(db, given, complaint):
     assert db.verify(key.api_key).ok
 
 
+def test_keys_of_a_keyspace_that_was_dropped_are_revoked(db):
+    """Unless they are of a later one of that name."""
+    def made():
+        db.call("create_keyspace", "studio")
+        db.tenant(keyspace="studio")
+        return db.mint(keyspace="studio")
+
+    def outcome():
+        return db.one("replay_revocations", Jsonb(log)).outcome
+
+    made()
+    db.call("drop_keyspace", "studio", True)
+    log = db.value("SELECT jsonb_agg(r) FROM keysmith.revocations_since('2020-01-01') r")
+    assert [(row["action"], row["keyspace"]) for row in log] == [("drop_keyspace", "studio")]
+    assert outcome() == "unknown"
+    later = made()
+    old = db.mint(keyspace="studio")
+    assert outcome() == "unknown"
+    # As in a database that was restored.
+    db.rows("UPDATE keysmith_private.key SET created_at = '2020-01-01' WHERE key_id = %s", old.key_id)
+    assert outcome() == "done"
+    assert db.reason(old.api_key, keyspace="studio") == "revoked"
+    assert db.verify(later.api_key, keyspace="studio").ok
+    assert outcome() == "already"
+    assert "at" in db.refused("KS400", "replay_revocations", Jsonb([{"action": "drop_keyspace", "keyspace": "studio"}]))
+    assert all(row.ok for row in db.call("audit_verify"))
+
+
 def test_a_role_that_is_gone_must_be_defined_first(db):
     db.tenant()
     key = db.mint()
@@ -441,8 +469,9 @@ def test_what_was_made_since_is_unknown(db):
         {"action": "suspend", "keyspace": "gone", "tenant": "acme"},
         {"action": "remove_member", "keyspace": "default", "tenant": "nobody", "name": "ann"},
         {"action": "define_role", "keyspace": "gone", "name": "r", "changes": {"scopes": []}},
+        {"action": "drop_keyspace", "keyspace": "gone", "at": "2020-01-01T00:00:00Z"},
     ]
-    assert [row.outcome for row in db.call("replay_revocations", Jsonb(entries))] == ["unknown"] * 4
+    assert [row.outcome for row in db.call("replay_revocations", Jsonb(entries))] == ["unknown"] * 5
     assert db.call("replay_revocations", Jsonb([])) == []
 
 

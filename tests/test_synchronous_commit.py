@@ -42,6 +42,8 @@ REDUCING = {
     "erase_tenant": ("SELECT keysmith.erase_tenant(tenant) FROM keysmith.tenants WHERE 'erased' IN (tenant, suspended_reason)",),
     "rename_tenant": ("SELECT keysmith.rename_tenant(tenant, tenant || '+') FROM keysmith.tenants WHERE tenant LIKE 'renamed%'",),
     "alter_keyspace": ("SELECT keysmith.alter_keyspace('default', '{\"empty_scopes\": \"none\"}')",),
+    "drop_keyspace": ("SELECT keysmith.drop_keyspace(min(keyspace)) FROM keysmith_private.keyspace WHERE keyspace LIKE 'dropped%'",),
+    "purge_keys": ("SELECT keysmith.purge_keys('1 day') FROM keysmith.keys WHERE key_id = %s", "ended"),
     "set_member": ("SELECT keysmith.set_member('acme', 'ann', 'reader')",),
     "remove_member": ("SELECT keysmith.remove_member('acme', 'bob')",),
     "define_scope": ("SELECT keysmith.define_scope('default', 'b')",),
@@ -66,6 +68,8 @@ def server():
         db = session(primary)
         db.rows("CREATE EXTENSION keysmith")
         db.rows("CREATE ROLE somebody; CREATE ROLE anyone")
+        for number in range(4):
+            db.call("create_keyspace", f"dropped{number}")
         for tenant in ("acme", "many", "other", "suspended", "erased", "renamed"):
             db.tenant(tenant)
         db.call("suspend_tenant", "suspended")
@@ -124,6 +128,9 @@ def parameter(server, what):
     key = server.db.mint()
     if what == "report_leak":
         return key.api_key
+    if what == "ended":
+        server.db.rows("UPDATE keysmith_private.key SET created_at = '2020-01-01', expires_at = '2020-01-02' WHERE key_id = %s",
+                       key.key_id)
     if what == "replayed":
         return Jsonb([{"action": "revoke", "keyspace": "default", "tenant": "acme",
                        "key_id": str(key.key_id), "at": "2020-01-01T00:00:00Z"}])

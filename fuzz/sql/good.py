@@ -23,7 +23,7 @@ GOOD = {
     "since": ["'2020-01-01'", "now()", "'-infinity'"], "source": ["'a page'"], "spend": ["0", "1", "3"], "started_cleanly": ["true", "false"],
     "unlisted_routes": ["'any_key'", "'refuse'"], "until": ["NULL", "now()", "'2999-01-01'"], "usage_log": ["'everything'", "'refusals'", "'nothing'"],
     "variant": ["NULL", "'v'"], "weight": ["1", "2"], "width": ["50", "80", "500"],
-    "cascade": ["true", "false"], "disabled": ["true", "false"], "idempotency_key": ["NULL", "'one'"],
+    "cascade": ["true", "false"], "older_than": ["'1 second'", "'1 day'", "'10000 days'"], "disabled": ["true", "false"], "idempotency_key": ["NULL", "'one'"],
     "refill": ["NULL", """'{"amount": 10, "every": "day"}'"""], "scanner_patterns.format": ["'regex'", "'gitleaks'", "'trufflehog'"],
     "add_scopes.scopes": ["'{a:b}'", "'{c}'"], "remove_scopes.scopes": ["'{a:b}'", "'{c}'"], "remove_role.role": ["'reader'", "'writer'"],
     "alter_key.changes": ["""'{"label": "new"}'""", """'{"scopes": ["a:b"], "allowlist": ["10.0.0.0/8"]}'""", """'{"metadata": {"a": 1}, "expires_at": "2999-01-01"}'""",

@@ -140,6 +140,8 @@ def known(db, keys, secrets, gone):
         "request_id": column("SELECT request_id FROM keysmith_private.usage_event ORDER BY 1 LIMIT 20") or ["gen_random_uuid()"],
         "tenant": ["'acme'"] * 5 + ["'globex'"] + column("SELECT name FROM keysmith_private.tenant WHERE name ~ '^[ -~]*$' ORDER BY 1 LIMIT 5"),
         "keyspace": ["'default'"] * 8 + column("SELECT keyspace FROM keysmith_private.keyspace WHERE keyspace ~ '^[ -~]*$' ORDER BY 1 LIMIT 5"),
+        # The others are made by create_keyspace.
+        "drop_keyspace.keyspace": column("SELECT keyspace FROM keysmith_private.keyspace WHERE keyspace ~ '^k[0-9]+$' ORDER BY 1 LIMIT 5"),
         "name": ["'default'", "'acme'", "'new'"], "environment": ["'live'", "'test'"], "kind": ["'secret'", "'publishable'"],
         "method": ["'GET'", "'POST'"], "path": ["'/v1/7'", "'/v1/a/b?c=d'"], "pattern": ["'/v1/{id}'", "'/v2/*'"],
         "member": ["'ann'", "'bob'"], "owner": ["'ann'"], "role": ["'reader'"], "level": ["'verifier'", "'host'", "'issuer'", "'auditor'", "'admin'"],

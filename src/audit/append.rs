@@ -32,7 +32,7 @@ const FLUSH_FROM: usize = 100;
 pub fn append(catalog: &Catalog, notes: &[Note]) -> Result<()> {
     let mut chains: BTreeMap<(u32, &str), Vec<&Note>> = BTreeMap::new();
     for note in notes {
-        chains.entry((lock_number(&note.keyspace), &note.keyspace)).or_default().push(note);
+        chains.entry((number_of(&note.keyspace), &note.keyspace)).or_default().push(note);
     }
     if notes.len() > FLUSH_FROM {
         // Otherwise the commit would flush while it holds the locks of the chains, and others would
@@ -45,8 +45,9 @@ pub fn append(catalog: &Catalog, notes: &[Note]) -> Result<()> {
     })
 }
 
-/// FNV-1a. Two chains with the same number share a lock, which only costs time.
-fn lock_number(keyspace: &str) -> u32 {
+/// The number by which a keyspace is locked: FNV-1a. Two with the same number share a lock, which only
+/// costs time.
+pub fn number_of(keyspace: &str) -> u32 {
     keyspace
         .bytes()
         .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))

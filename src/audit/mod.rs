@@ -20,6 +20,7 @@ use pg::transaction::{self, PerTransaction};
 use pg::{clock, lookup, output, text};
 use pgrx::pg_sys::{Oid, SubTransactionId};
 
+pub use append::number_of;
 pub use event::EVERYWHERE;
 
 /// The roles that act, and the key or person.

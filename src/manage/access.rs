@@ -4,11 +4,12 @@ use super::authority::{self, Caller};
 use super::changes;
 use super::keyspace::policy;
 use super::level::{Functions, Level, functions};
+use super::level_objects::objects;
 use super::tenant::Tenant;
 use super::{
-    act_as, add_credits, alter, audit_proof, catalogue, doctor, endpoint, erase, key_scopes,
-    keyspace, lifecycle, listing, metrics, mint, removal, revocations, scanner, status, tenant,
-    usage,
+    act_as, add_credits, alter, audit_proof, catalogue, doctor, drop_keyspace, endpoint, erase,
+    key_scopes, keyspace, lifecycle, listing, metrics, mint, purge, removal, revocations, scanner,
+    status, tenant, usage,
 };
 use crate::audit::{Act, EVERYWHERE, Subject};
 use crate::catalog::Catalog;
@@ -24,10 +25,11 @@ use pgrx::pg_sys::{Datum, Oid};
 functions! {
     keysmith_grant_access => grant_access: Admin;
     keysmith_revoke_access => revoke_access: Admin;
+    keysmith_drop_keyspace => drop_keyspace: Admin;
 }
 
 /// The functions that check what they need. Each level that allows it has EXECUTE on them.
-const CHECKED: [Functions; 21] = [
+const CHECKED: [Functions; 22] = [
     FUNCTIONS,
     act_as::FUNCTIONS,
     add_credits::FUNCTIONS,
@@ -43,6 +45,7 @@ const CHECKED: [Functions; 21] = [
     listing::FUNCTIONS,
     metrics::FUNCTIONS,
     mint::FUNCTIONS,
+    purge::FUNCTIONS,
     removal::FUNCTIONS,
     revocations::FUNCTIONS,
     scanner::FUNCTIONS,
@@ -50,115 +53,6 @@ const CHECKED: [Functions; 21] = [
     tenant::FUNCTIONS,
     usage::FUNCTIONS,
 ];
-
-/// The other objects that come with a level: functions for which EXECUTE is the whole privilege, and
-/// views. Administrators have EXECUTE on all functions, and on the triggers that are named here.
-struct Objects {
-    functions: &'static [&'static str],
-    views: &'static [&'static [&'static str]],
-}
-
-const fn objects(level: Level) -> Objects {
-    match level {
-        Level::Verifier => Objects {
-            functions: &[
-                "verify",
-                "verify_json",
-                "verify_digest",
-                "verify_many",
-                "derive_token",
-                "jwks",
-                "authenticate",
-                "authenticate_json",
-                "serve",
-                "pre_request",
-                "client_ip",
-                "response_headers",
-                "problem",
-                "openapi",
-                "sign_out",
-                "log_request",
-                "event_channel",
-                "help",
-                // These act with the caller's rights on the caller's tables.
-                "isolate",
-                "release",
-                "track",
-                "untrack",
-                "log_usage",
-                "protect",
-                "unprotect",
-                "protect_existing",
-                "hash_columns",
-                "seal_rows",
-                "unseal_rows",
-                "verify_rows",
-                "seal_row",
-                // Values beside their digests: whoever may ask can try values.
-                "digest",
-                "digests",
-                "matches",
-                "is_digest",
-            ],
-            views: &[PROGRESS],
-        },
-        Level::Host => {
-            Objects { functions: &["sign_out", "log_request", "help"], views: &[OF_TENANTS] }
-        }
-        Level::Issuer => Objects {
-            functions: &["report_leak", "wait_for_replay", "sign_out", "help"],
-            views: &[OF_TENANTS],
-        },
-        Level::Auditor => Objects {
-            functions: &[
-                "help",
-                "explain_verify",
-                "limit_status",
-                "usage_status",
-                "flush_usage",
-                "event_channel",
-                "client_ip",
-            ],
-            views: &[OF_TENANTS, OF_ALL, PROGRESS],
-        },
-        Level::Admin => Objects {
-            functions: &["log_usage", "hash_columns", "seal_row"],
-            views: &[OF_TENANTS, OF_ALL, PROGRESS],
-        },
-    }
-}
-
-/// Issuers and hosts see the rows of their tenants in these views, and others all rows.
-const OF_TENANTS: &[&str] = &[
-    "keys",
-    "usage",
-    "usage_hourly",
-    "usage_daily",
-    "usage_endpoints",
-    "top_keys",
-    "top_refusals",
-    "touches",
-    "tenants",
-    "members",
-    "expiring_soon",
-    "stale_keys",
-    "recent_refusals",
-];
-
-const OF_ALL: &[&str] = &[
-    "scopes",
-    "roles",
-    "routes",
-    "endpoints",
-    "audit",
-    "overprivileged_keys",
-    "isolation",
-    "metrics",
-    "alarms",
-    "usage_nodes",
-];
-
-const PROGRESS: &[&str] = &["hashing_progress"];
 
 /// Only standbys call this function. Nobody calls triggers; `log_usage`, `hash_columns` and
 /// `seal_row` are granted to roles that make triggers with them.
@@ -355,6 +249,37 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
         act.done("revoke_access")
     })?;
     Ok(None)
+}
+
+fn drop_keyspace(call: &Call) -> Result<Option<Datum>> {
+    drop_keyspace::run(call, needs::drop_keyspace, unbind)
+}
+
+/// Takes away the access that is bound to a keyspace or its tenants. The roles lose the privileges too:
+/// a role that has them, and no row, is bound to nothing.
+fn unbind(caller: &Caller, keyspace: &str) -> Result<()> {
+    let bound = spi::query_now(
+        "SELECT DISTINCT a.role::oid
+         FROM keysmith_private.access a LEFT JOIN keysmith_private.tenant t USING (tenant_id)
+         WHERE coalesce(a.keyspace, t.keyspace) = $1 ORDER BY 1",
+        &[Param::text(keyspace)],
+        |rows| rows.iter().filter_map(|row| row.oid(1)).collect::<Vec<_>>(),
+    )?;
+    for oid in bound {
+        let act = Act::on(&caller.actor, EVERYWHERE, Subject::Access(oid))?;
+        spi::execute(
+            "DELETE FROM keysmith_private.access a
+             WHERE a.role = $1 AND (a.keyspace = $2 OR a.tenant_id IN (
+                 SELECT t.tenant_id FROM keysmith_private.tenant t WHERE t.keyspace = $2))",
+            &[Param::oid(oid), Param::text(keyspace)],
+        )?;
+        // A role that was dropped has left its row.
+        if let Some(name) = Role::name(oid)? {
+            keep_levels(&Role { oid, name })?;
+        }
+        act.done("revoke_access")?;
+    }
+    Ok(())
 }
 
 /// Leaves the role only the privileges of its levels.

@@ -38,12 +38,18 @@ fn erase_tenant(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// An erasure must see what others have just done, and the numbers of all entries.
-fn must_see_everything() -> Result<()> {
+/// An act that deletes everything must see what others have just done.
+pub fn must_see_others(what: &str) -> Result<()> {
     let level = "SELECT pg_catalog.current_setting('transaction_isolation') = 'read committed'";
     if !spi::first(level, &[], |row| Some(row.boolean(1)))?.unwrap_or_default() {
-        return Err(Error::new(Code::Conflict, "a tenant is erased at READ COMMITTED only"));
+        return Err(Error::new(Code::Conflict, format!("{what} at READ COMMITTED only")));
     }
+    Ok(())
+}
+
+/// An erasure must see the numbers of all entries, too.
+fn must_see_everything() -> Result<()> {
+    must_see_others("a tenant is erased")?;
     if audit::has_acted() {
         return Err(Error::new(
             Code::Conflict,

@@ -3,6 +3,7 @@
 use super::authority::{self, Caller};
 use super::level::{Needs, functions};
 use super::options::Options;
+use super::turns;
 use crate::audit::{Act, Subject};
 use crate::catalog::policy::{DEFAULT, Policy};
 use crate::catalog::{Catalog, access};
@@ -23,8 +24,9 @@ sql_functions! {
     keysmith_event_channel => event_channel;
 }
 
-/// The policy of a keyspace that must exist, with all changes up to now.
+/// The policy of a keyspace that must exist, with all changes up to now. It is kept.
 pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
+    turns::keep_keyspace(keyspace)?;
     let current = || Catalog::open()?.policy(keyspace.as_bytes());
     let policy = current()?;
     if policy.exists() {
@@ -76,6 +78,7 @@ fn create_keyspace(call: &Call) -> Result<Option<Datum>> {
     }
     let options = Options::given(call)?;
     authority::act(needs::create_keyspace, |caller| {
+        turns::keep_keyspace(&name)?;
         let act = Act::on(&caller.actor, &name, Subject::Keyspace)?;
         if !insert(&name)? {
             return Err(Error::new(Code::Conflict, format!("keyspace {name:?} already exists")));

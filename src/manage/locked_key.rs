@@ -2,6 +2,7 @@
 
 use super::authority::Caller;
 use super::errors::{self, unknown_key};
+use super::turns;
 use crate::audit::{Act, Subject};
 use pg::clock;
 use pg::error::{Code, Error, Result};
@@ -39,6 +40,16 @@ impl LockedKey {
     }
 
     pub fn lock_within(tenants: Param, environment: Param, key_id: &[u8; 16]) -> Result<LockedKey> {
+        let keyspace = spi::first(
+            saved!(
+                "SELECT keyspace FROM keysmith_private.key
+                 WHERE key_id = $1 AND ($2 IS NULL OR tenant_id = ANY ($2))
+                   AND ($3 IS NULL OR environment = $3)"
+            ),
+            &[Param::uuid(key_id), tenants, environment],
+            |row| row.text(1),
+        )?;
+        turns::keep_keyspace(&keyspace.ok_or_else(|| unknown_key(key_id))?)?;
         let found = spi::first(
             saved!(
                 "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,

@@ -12,7 +12,9 @@ use super::key;
 use super::keyspace;
 use super::level::functions;
 use super::listing::put_all;
+use super::locked_key::{LockedKey, end_locked};
 use super::patch::{self, Patch};
+use super::turns;
 use crate::audit::{Act, Subject};
 use pg::call::{Call, must_not_be_null};
 use pg::error::{Error, Result};
@@ -68,6 +70,7 @@ enum Action {
     RemoveMember,
     SetMember,
     DefineRole,
+    DropKeyspace,
 }
 
 #[derive(Default, Deserialize, Serialize)]
@@ -99,6 +102,7 @@ impl Action {
             Action::RemoveMember => "remove_member",
             Action::SetMember => "set_member",
             Action::DefineRole => "define_role",
+            Action::DropKeyspace => "drop_keyspace",
         }
     }
 }
@@ -126,6 +130,7 @@ impl Replayed {
 impl Entry {
     /// Does it, unless it is done.
     fn replay(&self, caller: &Caller) -> Result<Replayed> {
+        turns::keep_keyspace(&self.keyspace)?;
         let at = Param::timestamp(self.at.map(|at| at.0));
         let reason = Param::text_or_null(self.reason.as_ref().map(|reason| reason.0.as_str()));
         match self.action {
@@ -175,6 +180,7 @@ impl Entry {
                 )
             }
             Action::DefineRole => self.define_role(caller),
+            Action::DropKeyspace => self.end_keys(caller),
         }
     }
 
@@ -268,6 +274,24 @@ impl Entry {
              WHERE keyspace = $1 AND role = $2 AND scopes <> $3",
             &[Param::text(&self.keyspace), Param::text(role), Param::texts(scopes)],
         )
+    }
+
+    /// Ends the keys of a keyspace that were made before it was dropped. Later keys are of a new keyspace
+    /// of that name.
+    fn end_keys(&self, caller: &Caller) -> Result<Replayed> {
+        let at = self.at.as_ref().ok_or_else(|| must_not_be_null("at"))?.0;
+        let keys = spi::all(
+            "SELECT key_id, revoked_at IS NULL FROM keysmith_private.key
+             WHERE keyspace = $1 AND created_at < $2 ORDER BY key_id",
+            &[Param::text(&self.keyspace), Param::timestamp(Some(at))],
+            |row| Some((row.uuid(1)?, row.boolean(2))),
+        )?;
+        let mut outcome = if keys.is_empty() { Replayed::Unknown } else { Replayed::Already };
+        for (key_id, _) in keys.iter().filter(|(_, is_in_use)| *is_in_use) {
+            end_locked(caller, &LockedKey::lock(caller, key_id)?, "its keyspace was dropped")?;
+            outcome = Replayed::Done;
+        }
+        Ok(outcome)
     }
 
     fn has_role(&self, role: &str) -> Result<bool> {

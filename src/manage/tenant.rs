@@ -303,7 +303,18 @@ fn rename_tenant(call: &Call) -> Result<Option<Datum>> {
 /// Rows of isolated tables may name the tenant. They keep the old name, which another tenant may be
 /// given.
 fn warn_of_names(keyspace: &str) -> Result<()> {
-    let tables = spi::first(
+    if let Some(tables) = tables_with_names(keyspace)? {
+        let message = format!("rows that name the tenant keep its old name: {tables}");
+        let hint =
+            "Change these rows in the same transaction, or isolate by a column of type uuid.";
+        warning(message, Some(hint.into()));
+    }
+    Ok(())
+}
+
+/// The isolated tables that name tenants of a keyspace by text.
+pub fn tables_with_names(keyspace: &str) -> Result<Option<String>> {
+    spi::first(
         saved!(
             "SELECT pg_catalog.string_agg(i.found::regclass::text, ', ' ORDER BY i.found)
              FROM keysmith_private.isolated i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.found
@@ -314,14 +325,7 @@ fn warn_of_names(keyspace: &str) -> Result<()> {
         ),
         &[Param::text(keyspace)],
         |row| row.text(1),
-    )?;
-    if let Some(tables) = tables {
-        let message = format!("rows that name the tenant keep its old name: {tables}");
-        let hint =
-            "Change these rows in the same transaction, or isolate by a column of type uuid.";
-        warning(message, Some(hint.into()));
-    }
-    Ok(())
+    )
 }
 
 fn suspend_tenant(call: &Call) -> Result<Option<Datum>> {

@@ -78,6 +78,7 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      E'SELECT token, expires_at\n'
      'FROM keysmith.derive_token(:''api_key'', ttl => ''15 minutes'', scopes => ''{images:read}'');'),
     ('Keys', 'jwks',                    'SELECT jsonb_pretty(keysmith.jwks());'),
+    ('Keys', 'purge_keys',              $e$SELECT keysmith.purge_keys('400 days');$e$),
     ('Keys', 'list_keys',
      $e$SELECT label, key_snippet, status FROM keysmith.list_keys('acme');$e$),
     ('Tenants', 'create_tenant',        $e$SELECT keysmith.create_tenant('globex', plan => 'pro');$e$),
@@ -93,6 +94,7 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      '    prefixes => ''{"secret": {"live": "studio_live_", "test": "studio_test_"}}'');'),
     ('Keyspaces', 'alter_keyspace',
      $e$SELECT keysmith.alter_keyspace('default', '{"max_active_keys": 10}');$e$),
+    ('Keyspaces', 'drop_keyspace',      $e$SELECT keysmith.drop_keyspace('trial');$e$),
     ('Keyspaces', 'define_scope',
      E'SELECT keysmith.define_scope(''default'', ''images:write'', ''Change images'',\n'
      '    implies => ''{images:read}'');'),
@@ -306,6 +308,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'issuer',        'who issues the tokens; null for the keyspace''s name'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
+    ('drop_keyspace', 'cascade',        'whether to drop it although keys are neither revoked nor expired'),
+    ('purge_keys', 'older_than',        'how long ago they ended, at least; without months and years'),
     ('define_scope', 'scope',           'its name, such as images:read; projects:read:{id} for any id'),
     ('define_scope', 'description',     'what it permits, for people'),
     ('define_scope', 'implies',         'the scopes that it includes; {id} in them is its own'),

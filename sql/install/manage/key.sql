@@ -127,3 +127,8 @@ CREATE FUNCTION keysmith.report_leak(api_key text, source text) RETURNS SETOF uu
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_report_leak';
 COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
 'Revokes a secret key that leaked, and returns its ids; in every keyspace that has it';
+
+CREATE FUNCTION keysmith.purge_keys(older_than interval) RETURNS bigint
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_purge_keys';
+COMMENT ON FUNCTION keysmith.purge_keys(interval) IS
+'Deletes the keys that ended longer ago; by revocation or expiry; returns their number';

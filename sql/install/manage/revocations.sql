@@ -81,6 +81,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
           WHERE at >= since AND action = 'define_role' AND before IS NOT NULL
           GROUP BY 1, 2) a
     JOIN keysmith_private.role r ON r.keyspace = a.keyspace AND r.role = a.role
+    UNION ALL
+    SELECT max(a.at), a.action, a.keyspace, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM keysmith_private.audit_entry a
+    WHERE a.at >= since AND a.action = 'drop_keyspace'
+    GROUP BY a.keyspace, a.action
     ORDER BY at, action, key_id, name
 $$;
 COMMENT ON FUNCTION keysmith_private.ended_since(timestamptz) IS

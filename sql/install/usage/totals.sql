@@ -201,10 +201,10 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
     REFERENCING OLD TABLE AS old_rows
     FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
 
-CREATE FUNCTION keysmith_private.usage_fold_lock() RETURNS boolean
+CREATE FUNCTION keysmith_private.usage_fold_lock(waits boolean DEFAULT false) RETURNS boolean
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_fold_lock';
-COMMENT ON FUNCTION keysmith_private.usage_fold_lock() IS
-'Takes the lock of the one transaction that folds; false if another has it';
+COMMENT ON FUNCTION keysmith_private.usage_fold_lock(boolean) IS
+'Takes the lock of the one transaction that folds, or waits for it; false if another has it';
 
 CREATE FUNCTION keysmith_private.usage_fold() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -60,7 +60,7 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
             events.push((*sequence, event));
         }
     }
-    strip_erased(&mut events)?;
+    keep_to_tenants(&mut events)?;
     let days = partitions::missing(records.iter().map(|(_, record)| record));
     partitions::make(&days)?;
     let left: Vec<_> = match numbers {
@@ -87,27 +87,40 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
     Ok(Stored { events: stored, unmatched })
 }
 
-/// Removes the address and the member from events of tenants that were erased meanwhile. An erasure
-/// locks the table, so from here on it waits until these events are committed, and sees them.
-fn strip_erased(events: &mut [(i64, Event)]) -> Result<()> {
-    if events.iter().all(|(_, event)| event.ip.is_none() && event.person.is_none()) {
+/// Whether a tenant is still as it was when one of its keys was decided about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    There,
+    Erased,
+    Gone,
+}
+
+/// Removes the address and the member from events of tenants that were erased meanwhile, and the
+/// events of tenants that are gone with their keyspace. Both lock the table, so from here on they wait
+/// until these events are committed, and see them.
+fn keep_to_tenants(events: &mut Vec<(i64, Event)>) -> Result<()> {
+    if events.is_empty() {
         return Ok(());
     }
     with_events(Mode::RowExclusive, Lock::Kept, |_| ());
     let (tenants, snapshot) = (Catalog::open()?.tables.tenant.open(), Snapshot::now());
-    let mut known: HashMap<[u8; 16], bool> = HashMap::new();
-    for (_, event) in events {
-        let is_erased = *known.entry(event.tenant_id).or_insert_with(|| {
+    let mut known: HashMap<[u8; 16], Fate> = HashMap::new();
+    events.retain_mut(|(_, event)| {
+        let fate = *known.entry(event.tenant_id).or_insert_with(|| {
             let by_id = [ScanKey::uuid(column::tenant_id, &event.tenant_id)];
             let room = Room::new();
-            let row = tenants.first(&snapshot, &room, by_id, |_| true);
-            row.is_some_and(|row| row.timestamp(column::erased_at).is_some())
+            match tenants.first(&snapshot, &room, by_id, |_| true) {
+                None => Fate::Gone,
+                Some(row) if row.timestamp(column::erased_at).is_some() => Fate::Erased,
+                Some(_) => Fate::There,
+            }
         });
-        if is_erased {
+        if fate == Fate::Erased {
             event.ip = None;
             event.person = event.person.map(|person| Person { member: b"", ..person });
         }
-    }
+        fate != Fate::Gone
+    });
     Ok(())
 }
 

@@ -93,8 +93,14 @@ fn usage_has_partition(call: &Call) -> Result<Option<Datum>> {
 
 /// An object lock on the OID of `usage_delta`, as the audit has for its chains. No other role can
 /// ask for it, and VACUUM does not.
-fn usage_fold_lock(_: &Call) -> Result<Option<Datum>> {
-    let is_ours =
-        named(c"usage_delta").is_some_and(|table| lock::try_object(table, table, Mode::Exclusive));
+fn usage_fold_lock(call: &Call) -> Result<Option<Datum>> {
+    let waits = call.boolean(0, "waits")?;
+    let is_ours = named(c"usage_delta").is_some_and(|table| match waits {
+        true => {
+            lock::object(table, table, Mode::Exclusive);
+            true
+        }
+        false => lock::try_object(table, table, Mode::Exclusive),
+    });
     Ok(Some(Datum::from(is_ours)))
 }
