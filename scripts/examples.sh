@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Fetches the packages of the framework examples, those that make keys which are imported, and a scanner,
-# as their manifests pin them, into the build directory. If a registry does not answer in time, the script says so and goes on: the tests that
-# need them are then skipped, with the reason.
+# Fetches the packages of the framework examples, those that make keys which are imported, and a
+# scanner, as their manifests pin them, into the build directory. If a registry does not answer in
+# time, the script says so and goes on: the tests that need them are then skipped, with the reason.
 source "$(dirname "$0")/common.sh"
 
 PLACE=${CARGO_TARGET_DIR:-$ROOT/target}/examples

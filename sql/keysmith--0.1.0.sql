@@ -83,7 +83,13 @@ CREATE TABLE keysmith_private.keyspace (
     require_label    boolean NOT NULL DEFAULT false,
     unique_labels    boolean NOT NULL DEFAULT false,
     max_idle         interval CHECK (max_idle BETWEEN '1 hour' AND '876000 hours'),
-    max_idle_since   timestamptz
+    max_idle_since   timestamptz,
+    allowlist        cidr[]
+                     CHECK (pg_catalog.cardinality(allowlist) BETWEEN 1 AND 1000
+                            AND pg_catalog.array_position(allowlist, NULL) IS NULL),
+    key_limits       text COLLATE "C" CHECK (length(key_limits) BETWEEN 1 AND 4000),
+    key_credits      bigint CHECK (key_credits >= 0),
+    issuer           text COLLATE "C" CHECK (length(issuer) BETWEEN 1 AND 255)
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -105,6 +111,10 @@ COMMENT ON COLUMN keysmith_private.keyspace.require_label IS 'Whether keys must 
 COMMENT ON COLUMN keysmith_private.keyspace.unique_labels IS 'Whether a tenant''s keys of an environment must have different labels';
 COMMENT ON COLUMN keysmith_private.keyspace.max_idle IS 'How long a key may be unused before it is disabled; null for any time';
 COMMENT ON COLUMN keysmith_private.keyspace.max_idle_since IS 'The time when max_idle got its value; no key is disabled earlier than so long after it';
+COMMENT ON COLUMN keysmith_private.keyspace.allowlist IS 'The networks that keys may be used from, whatever else their own allowlists name; null for all';
+COMMENT ON COLUMN keysmith_private.keyspace.key_limits IS 'The rate limits of a new key that is given none, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.keyspace.key_credits IS 'The credits of a new key that is given none; null for none';
+COMMENT ON COLUMN keysmith_private.keyspace.issuer IS 'Who issues its tokens; null for the keyspace itself';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
@@ -203,13 +213,22 @@ CREATE TABLE keysmith_private.tenant (
     metadata         jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
     limits           text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     erased_at        timestamptz,
+    allowlist        cidr[]
+                     CHECK (pg_catalog.cardinality(allowlist) BETWEEN 1 AND 1000
+                            AND pg_catalog.array_position(allowlist, NULL) IS NULL),
+    scopes           text[] COLLATE "C"
+                     CHECK (pg_catalog.cardinality(scopes) <= 1000
+                            AND pg_catalog.array_position(scopes, NULL) IS NULL),
     UNIQUE (keyspace, name),
     UNIQUE (tenant_id, keyspace),
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
+ALTER TABLE keysmith_private.tenant ALTER COLUMN allowlist SET STORAGE EXTERNAL;
 COMMENT ON TABLE keysmith_private.tenant IS 'The customers of a keyspace; they own keys';
 COMMENT ON COLUMN keysmith_private.tenant.max_lifetime IS 'How long its keys live from their creation on, at most';
 COMMENT ON COLUMN keysmith_private.tenant.limits IS 'The rate limits that all its keys of an environment share';
+COMMENT ON COLUMN keysmith_private.tenant.allowlist IS 'The networks that its keys may be used from; null for all. Long ones are stored out of line, as those of keys';
+COMMENT ON COLUMN keysmith_private.tenant.scopes IS 'The scopes that none of its keys goes beyond; null for all';
 COMMENT ON COLUMN keysmith_private.tenant.erased_at IS 'The time when it was erased; its requests are recorded without address and member since then';
 
 CREATE TABLE keysmith_private.member (
@@ -1056,10 +1075,10 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
     REFERENCING OLD TABLE AS old_rows
     FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
 
-CREATE FUNCTION keysmith_private.usage_fold_lock() RETURNS boolean
+CREATE FUNCTION keysmith_private.usage_fold_lock(waits boolean DEFAULT false) RETURNS boolean
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_fold_lock';
-COMMENT ON FUNCTION keysmith_private.usage_fold_lock() IS
-'Takes the lock of the one transaction that folds; false if another has it';
+COMMENT ON FUNCTION keysmith_private.usage_fold_lock(boolean) IS
+'Takes the lock of the one transaction that folds, or waits for it; false if another has it';
 
 CREATE FUNCTION keysmith_private.usage_fold() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -2195,10 +2214,14 @@ CREATE FUNCTION keysmith.create_keyspace(
     max_lifetime interval DEFAULT NULL,
     require_label boolean DEFAULT NULL,
     unique_labels boolean DEFAULT NULL,
-    max_idle interval DEFAULT NULL
+    max_idle interval DEFAULT NULL,
+    allowlist cidr[] DEFAULT NULL,
+    key_limits jsonb DEFAULT NULL,
+    key_credits bigint DEFAULT NULL,
+    issuer text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, interval) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, interval, cidr[], jsonb, bigint, text) IS
 'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -2395,10 +2418,12 @@ CREATE FUNCTION keysmith.create_tenant(
     credits jsonb DEFAULT NULL,
     tenant_id uuid DEFAULT NULL,
     if_not_exists boolean DEFAULT false,
-    max_lifetime interval DEFAULT NULL
+    max_lifetime interval DEFAULT NULL,
+    allowlist cidr[] DEFAULT NULL,
+    scopes text[] DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
-COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb, uuid, boolean, interval) IS
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb, uuid, boolean, interval, cidr[], text[]) IS
 'Makes a tenant and returns its id';
 
 CREATE FUNCTION keysmith.alter_tenant(
@@ -2408,7 +2433,7 @@ CREATE FUNCTION keysmith.alter_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes a tenant: its plan, limits, credits and others; a JSON object names the fields';
+'Changes a tenant: its plan, limits, credits, bounds and others; a JSON object names the fields';
 
 CREATE FUNCTION keysmith.rename_tenant(
     tenant text,
@@ -2484,7 +2509,9 @@ SELECT t.name AS tenant,
        t.suspended_reason,
        t.metadata,
        t.tenant_id,
-       t.max_lifetime
+       t.max_lifetime,
+       t.allowlist,
+       t.scopes
 FROM keysmith_private.tenant t
 JOIN keysmith_private.keyspace s ON s.keyspace = t.keyspace
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
@@ -2508,6 +2535,8 @@ COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'The reason that suspend_
 COMMENT ON COLUMN keysmith.tenants.metadata IS 'The JSON object that the application stored with the tenant';
 COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 COMMENT ON COLUMN keysmith.tenants.max_lifetime IS 'How long its keys live from their creation on, at most; null if only the keyspace says so';
+COMMENT ON COLUMN keysmith.tenants.allowlist IS 'The networks that its keys may be used from; null for all';
+COMMENT ON COLUMN keysmith.tenants.scopes IS 'The scopes that none of its keys goes beyond; null for all';
 
 CREATE VIEW keysmith_private.all_members AS
 SELECT t.name AS tenant, m.keyspace, m.member, m.role, m.tenant_id
@@ -2547,7 +2576,7 @@ DECLARE
     ranges  jsonb;
 BEGIN
     UPDATE keysmith_private.tenant
-    SET name = tenant_id::text, metadata = '{}', erased_at = clock_timestamp(),
+    SET name = tenant_id::text, metadata = '{}', allowlist = NULL, erased_at = clock_timestamp(),
         suspended_at = coalesce(suspended_at, clock_timestamp()), suspended_reason = 'erased'
     WHERE tenant_id = erased;
     UPDATE keysmith_private.key
@@ -2587,6 +2616,60 @@ COMMENT ON FUNCTION keysmith_private.erase(uuid, text) IS
 -- src/install.rs:17
 -- requires:
 --   manage_erase
+
+-- Dropping a keyspace.
+
+CREATE FUNCTION keysmith.drop_keyspace(keyspace text, cascade boolean DEFAULT false) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_drop_keyspace';
+COMMENT ON FUNCTION keysmith.drop_keyspace(text, boolean) IS
+'Removes a keyspace with all that belongs to it; keys that have not ended need cascade';
+
+CREATE FUNCTION keysmith_private.drop_usage(tenants uuid[], keys uuid[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM keysmith_private.usage_event WHERE tenant_id = ANY (tenants);
+    -- Deleting the rows has written deltas, too.
+    DELETE FROM keysmith_private.usage_delta WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_hour WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_day WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_endpoint_hour WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_endpoint_day WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_mark WHERE holder = ANY (tenants || keys);
+    DELETE FROM keysmith_private.usage_last WHERE key_id = ANY (keys);
+    DELETE FROM keysmith_private.usage_set_aside WHERE key_id = ANY (keys);
+    DELETE FROM keysmith_private.touch WHERE tenant_id = ANY (tenants);
+$$;
+COMMENT ON FUNCTION keysmith_private.drop_usage(uuid[], uuid[]) IS
+'Deletes all records of the requests of tenants and their keys';
+
+-- Most usage goes before others have to wait. Then the locks wait for transactions that record usage,
+-- and what they recorded goes, too. From then on their tenants are gone.
+CREATE FUNCTION keysmith_private.drop_all(keyspace text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    within  constant text := keyspace;
+    tenants constant uuid[] := ARRAY(SELECT tenant_id FROM keysmith_private.tenant WHERE keyspace = within);
+    keys    constant uuid[] := ARRAY(SELECT key_id FROM keysmith_private.key WHERE keyspace = within);
+    part    text;
+BEGIN
+    DELETE FROM keysmith_private.credit WHERE tenant_id = ANY (tenants) OR key_id = ANY (keys);
+    FOREACH part IN ARRAY '{key,member,tenant,endpoint,route,role,scope,plan_feature,answer,keyspace_prefix,
+                            keyspace,usage_unknown,usage_unknown_sample}'::text[] LOOP
+        EXECUTE format('DELETE FROM keysmith_private.%I WHERE keyspace = $1', part) USING within;
+    END LOOP;
+    PERFORM keysmith_private.usage_fold_lock(true);
+    PERFORM keysmith_private.drop_usage(tenants, keys);
+    LOCK TABLE keysmith_private.usage_event, keysmith_private.touch IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM keysmith_private.drop_usage(tenants, keys);
+END $$;
+COMMENT ON FUNCTION keysmith_private.drop_all(text) IS
+'Deletes the rows of a keyspace in every table, except its audit';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_drop_keyspace
 
 -- People whom the application has authenticated by other means.
 
@@ -3006,6 +3089,11 @@ CREATE FUNCTION keysmith.report_leak(api_key text, source text) RETURNS SETOF uu
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_report_leak';
 COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
 'Revokes a secret key that leaked, and returns its ids; in every keyspace that has it';
+
+CREATE FUNCTION keysmith.purge_keys(older_than interval) RETURNS bigint
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_purge_keys';
+COMMENT ON FUNCTION keysmith.purge_keys(interval) IS
+'Deletes the keys that ended longer ago; by revocation or expiry; returns their number';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3154,20 +3242,20 @@ LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
 COMMENT ON FUNCTION keysmith.whoami() IS
 'The key or person that the transaction acts for; with its tenant, as JSON';
 
-CREATE FUNCTION keysmith_private.profile(key_id uuid, scopes text[]) RETURNS jsonb
+CREATE FUNCTION keysmith_private.profile(key_id uuid, scopes text[], expires_at timestamptz)
+RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_build_object(
         'key_id', k.key_id, 'display_id', k.display_id, 'label', k.label,
         'key_prefix', k.key_prefix, 'key_snippet', k.key_snippet,
         'kind', k.kind, 'environment', k.environment, 'keyspace', k.keyspace,
         'owner', k.owner, 'role', coalesce(k.role, m.role), 'scopes', profile.scopes,
-        'created_at', k.created_at, 'expires_at', least(k.expires_at, k.created_at + t.max_lifetime, k.created_at + s.max_lifetime),
+        'created_at', k.created_at, 'expires_at', profile.expires_at,
         'key_metadata', k.metadata, 'tenant', t.name, 'tenant_id', t.tenant_id,
         'plan', t.plan, 'metadata', t.metadata, 'credits', keysmith_private.credits_at(
             c.balance, c.refill, c.every, c.refilled_at, clock_timestamp()))
     FROM keysmith_private.key k
     JOIN keysmith_private.tenant t ON t.tenant_id = k.tenant_id
-    JOIN keysmith_private.keyspace s ON s.keyspace = k.keyspace
     -- The credits that it spends: those of the key that made it, or its own, or else its tenant's.
     LEFT JOIN keysmith_private.credit c ON c.credit_id = coalesce(
         (SELECT own.credit_id FROM keysmith_private.credit own
@@ -3177,8 +3265,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     LEFT JOIN keysmith_private.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
     WHERE k.key_id = profile.key_id
 $$;
-COMMENT ON FUNCTION keysmith_private.profile(uuid, text[]) IS
-'The result of whoami() for a key that may do what these scopes allow';
+COMMENT ON FUNCTION keysmith_private.profile(uuid, text[], timestamptz) IS
+'The result of whoami() for a key that may do what these scopes allow, until then';
 
 CREATE FUNCTION keysmith_private.profile_of_person(tenant_id uuid, member text, role text, scopes text[])
 RETURNS jsonb
@@ -3201,6 +3289,35 @@ COMMENT ON FUNCTION keysmith_private.profile_of_person(uuid, text, text, text[])
 -- src/install.rs:17
 -- requires:
 --   manage_profile
+
+-- Tokens that are made from keys.
+
+CREATE FUNCTION keysmith.derive_token(
+    api_key text DEFAULT NULL,
+    ttl interval DEFAULT '15 minutes',
+    scopes text[] DEFAULT NULL,
+    allowlist cidr[] DEFAULT NULL,
+    audience text DEFAULT NULL,
+    claims jsonb DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    OUT token text,
+    OUT token_id uuid,
+    OUT expires_at timestamptz
+) RETURNS SETOF record
+LANGUAGE c PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_derive_token';
+COMMENT ON FUNCTION keysmith.derive_token(text, interval, text[], cidr[], text, jsonb, text) IS
+'Makes a token of a key; it is stored nowhere, ends with the key, and others can check it offline';
+
+CREATE FUNCTION keysmith.jwks(keyspace text DEFAULT 'default') RETURNS jsonb
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_jwks';
+COMMENT ON FUNCTION keysmith.jwks(text) IS
+'The public keys that check the keyspace''s tokens; a JWK set for other services';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_token
 
 -- Revocations, and other changes, that a restore to the past would undo.
 
@@ -3285,6 +3402,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
           WHERE at >= since AND action = 'define_role' AND before IS NOT NULL
           GROUP BY 1, 2) a
     JOIN keysmith_private.role r ON r.keyspace = a.keyspace AND r.role = a.role
+    UNION ALL
+    SELECT max(a.at), a.action, a.keyspace, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM keysmith_private.audit_entry a
+    WHERE a.at >= since AND a.action = 'drop_keyspace'
+    GROUP BY a.keyspace, a.action
     ORDER BY at, action, key_id, name
 $$;
 COMMENT ON FUNCTION keysmith_private.ended_since(timestamptz) IS
@@ -4458,6 +4580,7 @@ CREATE FUNCTION keysmith_private.library(
     OUT subscriber boolean,
     OUT newest_pepper integer,
     OUT has_pepper_problem boolean,
+    OUT has_signing_problem boolean,
     OUT events_unsent bigint,
     OUT last_event_unsent_at timestamptz,
     OUT event_queue_limit integer,
@@ -4587,7 +4710,8 @@ FROM (VALUES
     (50, 'keysmith_keys_estimate', 'gauge', 'Keys, as the last ANALYZE or VACUUM has counted them'),
     (51, 'keysmith_tenants_estimate', 'gauge', 'Tenants, as the last ANALYZE or VACUUM has counted them'),
     (52, 'keysmith_relation_bytes', 'gauge', 'The size of a table on disk, with its indexes'),
-    (53, 'keysmith_pepper_file_problem', 'gauge', 'Whether the pepper file can not be used, or was changed since it was read')
+    (53, 'keysmith_pepper_file_problem', 'gauge', 'Whether the pepper file can not be used, or was changed since it was read'),
+    (54, 'keysmith_signing_key_file_problem', 'gauge', 'Whether the file of signing secrets can not be used, or was changed since it was read')
 ) AS m (place, name, type, help);
 COMMENT ON VIEW keysmith_private.metric_help IS 'The metrics, with their types and descriptions';
 
@@ -4804,6 +4928,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
             ('keysmith_standby', pg_is_in_recovery()::integer),
             ('keysmith_subscriber', y.subscriber::integer),
             ('keysmith_pepper_file_problem', y.has_pepper_problem::integer),
+            ('keysmith_signing_key_file_problem', y.has_signing_problem::integer),
             ('keysmith_directory_keys', y.directory_keys),
             ('keysmith_directory_capacity', y.directory_capacity),
             ('keysmith_directory_hits_total', y.directory_hits),
@@ -5189,6 +5314,11 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      $e$SELECT keysmith.revoke(key_id, 'no longer used') FROM keysmith.keys WHERE label = 'Production';$e$),
     ('Keys', 'report_leak',
      $e$SELECT keysmith.report_leak(:'api_key', 'a public repository');$e$),
+    ('Keys', 'derive_token',
+     E'SELECT token, expires_at\n'
+     'FROM keysmith.derive_token(:''api_key'', ttl => ''15 minutes'', scopes => ''{images:read}'');'),
+    ('Keys', 'jwks',                    'SELECT jsonb_pretty(keysmith.jwks());'),
+    ('Keys', 'purge_keys',              $e$SELECT keysmith.purge_keys('400 days');$e$),
     ('Keys', 'list_keys',
      $e$SELECT label, key_snippet, status FROM keysmith.list_keys('acme');$e$),
     ('Tenants', 'create_tenant',        $e$SELECT keysmith.create_tenant('globex', plan => 'pro');$e$),
@@ -5204,6 +5334,7 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      '    prefixes => ''{"secret": {"live": "studio_live_", "test": "studio_test_"}}'');'),
     ('Keyspaces', 'alter_keyspace',
      $e$SELECT keysmith.alter_keyspace('default', '{"max_active_keys": 10}');$e$),
+    ('Keyspaces', 'drop_keyspace',      $e$SELECT keysmith.drop_keyspace('trial');$e$),
     ('Keyspaces', 'define_scope',
      E'SELECT keysmith.define_scope(''default'', ''images:write'', ''Change images'',\n'
      '    implies => ''{images:read}'');'),
@@ -5371,12 +5502,22 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_tenant', 'plan',           'its plan, for the plan_features of the keyspace'),
     ('create_tenant', 'limits',         'rate limits of all its keys together, as for mint'),
     ('create_tenant', 'max_lifetime',   'how long its keys live at most, such as 90 days'),
+    ('create_tenant', 'allowlist',      'the networks from which its keys may be used; null for all'),
+    ('create_tenant', 'scopes',         'the scopes that none of its keys goes beyond; null for all'),
     ('create_tenant', 'credits',        'a number, or {"balance": 5, "refill": 100, "every": "month"}'),
     ('create_tenant', 'tenant_id',      'an id of your own; null for a random one'),
     ('create_tenant', 'if_not_exists',  'whether a tenant of this name is returned as it is, and is no error'),
     ('rename_tenant', 'new_name',       'its new name, unique in the keyspace'),
     ('alter_tenant', 'changes',         'the fields to change, such as {"plan": "pro"}'),
     ('suspend_tenant', 'reason',        'why; the view tenants shows it'),
+    ('derive_token', 'api_key',         'the key; null for the key that the transaction acts for'),
+    ('derive_token', 'ttl',             'how long the token lives, at most: to 24 hours, and not longer than the key'),
+    ('derive_token', 'scopes',          'what the token may do; null for all that the key may do now, empty for nothing'),
+    ('derive_token', 'allowlist',       'networks that the token may be used from, besides those of the key; null for all'),
+    ('derive_token', 'audience',        'whom the token is for, with spaces between several; null for this keyspace'),
+    ('derive_token', 'claims',          'further claims, as an object'),
+    ('derive_token', 'keyspace',        'the keyspace that must have the key; that of the transaction''s key if api_key is null'),
+    ('jwks', 'keyspace',                'the keyspace whose tokens they check'),
     ('create_keyspace', 'name',         'its name, which stays'),
     ('create_keyspace', 'prefixes',     'the prefixes of keys, by kind and environment'),
     ('create_keyspace', 'empty_scopes', 'what a key without scopes may do: all, defaults, none'),
@@ -5401,8 +5542,14 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'require_label', 'whether keys must have a label'),
     ('create_keyspace', 'unique_labels', 'whether a tenant''s keys must have different labels'),
     ('create_keyspace', 'max_idle',     'how long a key may be unused before it is disabled, such as 90 days'),
+    ('create_keyspace', 'allowlist',    'the networks from which keys may be used; null for all'),
+    ('create_keyspace', 'key_limits',   'rate limits of a new key that is given none, as for mint'),
+    ('create_keyspace', 'key_credits',  'the credits of a new key that is given none; null for none'),
+    ('create_keyspace', 'issuer',        'who issues the tokens; null for the keyspace''s name'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
+    ('drop_keyspace', 'cascade',        'whether to drop it although keys are neither revoked nor expired'),
+    ('purge_keys', 'older_than',        'how long ago they ended, at least; without months and years'),
     ('define_scope', 'scope',           'its name, such as images:read; projects:read:{id} for any id'),
     ('define_scope', 'description',     'what it permits, for people'),
     ('define_scope', 'implies',         'the scopes that it includes; {id} in them is its own'),
@@ -5931,6 +6078,7 @@ COMMENT ON FUNCTION keysmith_private.doctor_replication() IS
 
 CREATE FUNCTION keysmith_private.doctor_library(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper integer,
+    signing_problem text,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -5963,6 +6111,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'see "Peppers" in SECURITY.md'
     WHERE pepper_problem IS NOT NULL
+    UNION ALL
+    SELECT 'error', 'signing', 'the file ' || signing_problem, 'see "Signing secrets" in SECURITY.md'
+    WHERE signing_problem IS NOT NULL
     UNION ALL
     SELECT 'error', 'pepper', CASE p WHEN '0' THEN 'keys without a pepper are refused: the file does not allow them'
                ELSE format('keys of pepper %s are refused: the file does not have it', p) END,
@@ -6023,8 +6174,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                  AND k.revoked_at IS NULL AND NOT k.imported AND starts_with(k.key_prefix, p.prefix)
                LIMIT 10) AS first_ten) = 10
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], integer) IS
-'The part of doctor() that looks at the library, peppers and the server';
+COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], integer, text) IS
+'The part of doctor() that looks at the library, the files of secrets and the server';
 
 -- Other sessions start with the values that this session would have after RESET ALL, or with
 -- values that ALTER ROLE or ALTER DATABASE has set.
@@ -6265,7 +6416,7 @@ COMMENT ON FUNCTION keysmith_private.doctor_events(jsonb) IS
 'The part of doctor() that looks at the queue of notifications';
 
 CREATE FUNCTION keysmith_private.doctor_findings(
-    pepper_problem text, lost_peppers text[],
+    pepper_problem text, lost_peppers text[], signing_problem text,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -6275,7 +6426,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT coalesce(jsonb_object_agg(a.alarm, a.value), '{}') AS raised
         FROM keysmith_private.alarms() a WHERE a.raised
     ), findings AS MATERIALIZED (
-        SELECT d.* FROM y, keysmith_private.doctor_library(y.preloaded, y.version, pepper_problem, lost_peppers, y.newest_pepper) d
+        SELECT d.* FROM y, keysmith_private.doctor_library(
+            y.preloaded, y.version, pepper_problem, lost_peppers, y.newest_pepper, signing_problem) d
         UNION ALL SELECT * FROM keysmith_private.doctor_logging()
         UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
@@ -6290,8 +6442,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'ok', 'keysmith', format('no problem found; preloaded, version %s', y.version), NULL
     FROM y WHERE NOT EXISTS (SELECT FROM findings)
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_findings(text, text[]) IS
-'The rows of doctor(), given what only the library knows about peppers';
+COMMENT ON FUNCTION keysmith_private.doctor_findings(text, text[], text) IS
+'The rows of doctor(), given what only the library knows about the files of secrets';
 
 CREATE FUNCTION keysmith.doctor(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
@@ -6302,7 +6454,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:76
+-- src/install.rs:78
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 
