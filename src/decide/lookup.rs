@@ -118,13 +118,11 @@ impl<'a> Reader<'a> {
         if let Some(known) = &known
             && let Some(entry) = known.entry
             && let Some(key) = self.key_at(&entry, keyspace)
+            && let Ok(token) = token_for(&sought, &key)
         {
-            let mut rows = self.gather(key, entry.places);
+            let rows = self.gather(key, entry.places);
             known.note(&KeyEntry { places: rows.places(), ..entry });
-            if let Sought::Token(digest) = sought {
-                rows.token = token::checked(&digest);
-            }
-            return Ok(rows);
+            return Ok(rows.with(token));
         }
         self.is_miss.set(known.is_some());
         let rows = self.find_sought(sought, keyspace)?;
@@ -286,6 +284,16 @@ impl<'a> Reader<'a> {
             [ScanKey::uuid(member::tenant_id, tenant_id), ScanKey::text(member::member, &name)];
         members.first(self.snapshot(), &self.rooms.member, by_name, |_| true)
     }
+}
+
+/// The token that was presented, if one was. An error if the row is not that of its key: another key
+/// may have the same digest now, at the same place, if the token's key was removed by hand.
+#[inline]
+fn token_for(sought: &Sought, key: &Row) -> std::result::Result<Option<Rc<Token>>, Reason> {
+    let Sought::Token(digest) = sought else { return Ok(None) };
+    let token = token::checked(digest);
+    let is_its_key = |token: &Rc<Token>| key.uuid(key::key_id) == Some(token.key_id);
+    token.filter(is_its_key).map(Some).ok_or(Reason::TokenInvalid)
 }
 
 /// The rows of a person. They stay pinned while this lives.
