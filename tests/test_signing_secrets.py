@@ -115,6 +115,16 @@ def test_a_file_that_can_not_be_used_changes_nothing(server):
     assert not any(str(n) * 31 in log for n in (1, 2))
 
 
+def test_an_identity_ends_with_the_secret_of_its_token(server):
+    other = session(server)
+    with pytest.raises(psycopg.Error) as error, other.session.transaction():
+        assert other.verify(token(server.db, server.key), sign_in=True).ok
+        reload(server, [], TWO, "its generations are 2")
+        server.db.mint()
+        other.rows("SELECT keysmith.current_key()")
+    assert error.value.sqlstate == "KS401" and "token" in error.value.diag.message_primary
+
+
 def test_a_server_does_not_start_with_a_bad_file(server):
     server.stop()
     server.write_secrets("signing", "1:nonsense\n")
