@@ -203,7 +203,7 @@ impl Identity {
         if lag::is_behind(&catalog, reader.snapshot(), demand.now) {
             return Err(is_over(Reason::ReplicaBehind));
         }
-        if key.token.as_ref().is_some_and(|token| token::problem(token, &policy).is_some()) {
+        if key.token.as_ref().is_some_and(|token| token::is_over(token, &policy, &self.keyspace)) {
             return Err(is_over(Reason::TokenInvalid));
         }
         let rows = reader.find_by_id(&key.id).ok_or_else(|| is_over(Reason::NotFound))?;

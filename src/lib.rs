@@ -52,10 +52,12 @@ fn load() -> pg::error::Result<()> {
 }
 
 /// What is kept in shared memory.
-static REGIONS: [&dyn pg::shmem::Section; 5] = [
+static REGIONS: [&dyn pg::shmem::Section; 7] = [
     &catalog::directory::REGION,
     &limit::REGION,
     &usage::queue::REGION,
     &usage::queue::decisions::REGION,
     &audit::event::REGION,
+    &pepper::FILE.reads,
+    &signing::FILE.reads,
 ];

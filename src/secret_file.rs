@@ -1,14 +1,16 @@
 //! Files of secrets that settings name: where they may lie, and when they are read.
 //!
-//! The postmaster reads a file when it starts, its children inherit the secrets, and all read the
-//! file again when the configuration is reloaded. A file that can't be used keeps the secrets that
-//! were read before in force.
+//! The postmaster reads a file when it starts, and again when the configuration is reloaded. Its
+//! children inherit the secrets. A count in shared memory tells those that run that the postmaster
+//! has read it again, and they read it when they next need a secret. A file that can't be used
+//! keeps the secrets that were read before in force.
 //!
 //! The settings are defined only if the library is preloaded, and another path needs a restart.
 //! Otherwise a session that loads the library could choose the value.
 
 use pg::error::{Code, Error, Result};
 use pg::settings::{About, Check, Context, SettingProblem, Text, is_preloading};
+use pg::shmem::{Region, shareable};
 use pg::{clock, notice, server};
 use pgrx::pg_sys;
 use std::borrow::Cow;
@@ -19,6 +21,7 @@ use std::marker::PhantomData;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::result::Result as StdResult;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::LocalKey;
 
 /// What a file contains.
@@ -43,6 +46,7 @@ pub trait Secrets: Sized + 'static {
 /// A file of secrets.
 pub struct SecretFile<S: Secrets> {
     setting: Text<Watched<S>>,
+    pub reads: Region<Reads>,
     name: &'static CStr,
     /// What messages call the secrets.
     noun: &'static str,
@@ -50,11 +54,22 @@ pub struct SecretFile<S: Secrets> {
     section: &'static str,
 }
 
+shareable! {
+    pub struct Reads {
+        /// How often the postmaster has read the file again.
+        count: AtomicU64,
+    }
+}
+
 /// What a process knows of a file.
 pub struct Known<S: 'static> {
     secrets: Cell<Option<&'static S>>,
-    /// Whether the file may have others by now.
-    is_stale: Cell<bool>,
+    /// The postmaster's count by which they were read.
+    reads: Cell<u64>,
+    /// Whether this process was told to reload the configuration since then.
+    is_told: Cell<bool>,
+    /// The count that this process last tried to follow, and when.
+    tried: Cell<(u64, i64)>,
     /// The file as it was when it was last read, and when it was last looked at.
     state: Cell<Option<State>>,
     looked_at: Cell<i64>,
@@ -64,7 +79,9 @@ impl<S> Known<S> {
     pub const fn nothing() -> Known<S> {
         Known {
             secrets: Cell::new(None),
-            is_stale: Cell::new(false),
+            reads: Cell::new(0),
+            is_told: Cell::new(false),
+            tried: Cell::new((0, i64::MIN)),
             state: Cell::new(None),
             looked_at: Cell::new(i64::MIN),
         }
@@ -126,6 +143,7 @@ impl<S: Secrets> SecretFile<S> {
         };
         SecretFile {
             setting: Text::new(about, c""),
+            reads: Region::new(texts.name, Self::reads_so_far),
             name: texts.name,
             noun: texts.noun,
             section: texts.section,
@@ -142,13 +160,39 @@ impl<S: Secrets> SecretFile<S> {
     #[inline]
     pub fn secrets(&self) -> Option<&'static S> {
         S::KNOWN.with(|known| {
-            if known.is_stale.get() {
-                known.is_stale.set(false);
-                // The postmaster has logged what is wrong.
-                self.read_again().ok();
+            let reads = self.reads.get().map_or(0, |reads| reads.count.load(Relaxed));
+            if known.is_told.get() || reads != known.reads.get() {
+                self.follow(known, reads);
             }
             known.secrets.get()
         })
+    }
+
+    /// Reads what the postmaster has read. The file may be gone by now, or changed again: then it is
+    /// tried again, once a second, since a secret may have been taken away.
+    #[cold]
+    fn follow(&self, known: &Known<S>, reads: u64) {
+        let (now, (tried, at)) = (clock::monotonic(), known.tried.get());
+        let is_told = known.is_told.take();
+        if !is_told && tried == reads && now < at.saturating_add(LOOK_EVERY) {
+            return;
+        }
+        known.tried.set((reads, now));
+        match self.read_again() {
+            Ok(_) => known.reads.set(reads),
+            // Otherwise the postmaster could not read it either, and has said so.
+            Err(why) if reads != known.reads.get() && reads != tried => notice::log(format!(
+                "{} {why}; the server has read {} since, which this session may lack",
+                self.name(),
+                self.noun
+            )),
+            Err(_) => {}
+        }
+    }
+
+    /// Shared memory is made again after a crash.
+    fn reads_so_far() -> Result<Reads> {
+        Ok(Reads { count: AtomicU64::new(S::KNOWN.with(|known| known.reads.get())) })
     }
 
     /// Reads the configured file, if there is one.
@@ -184,24 +228,33 @@ impl<S: Secrets> SecretFile<S> {
         Some(self.setting.get()).filter(|path| !path.is_empty())
     }
 
-    /// The configuration is reloaded. The postmaster reads the file at once: the processes that it
-    /// starts from now on need not, and only it logs an error. Others read it when they need a
-    /// secret.
+    /// The configuration is reloaded. The postmaster reads the file at once, and only it logs what is
+    /// wrong: the processes that it starts from now on need not read it.
     fn reloaded(&self) {
-        let Some(known) = S::KNOWN.with(|known| known.secrets.get()) else { return };
+        let Some(before) = S::KNOWN.with(|known| known.secrets.get()) else { return };
         if !server::is_postmaster() {
-            S::KNOWN.with(|known| known.is_stale.set(true));
+            S::KNOWN.with(|known| known.is_told.set(true));
             return;
         }
         let (name, noun) = (self.name(), self.noun);
-        match self.read_again() {
+        let now = match self.read_again() {
+            Ok(now) => now,
             Err(why) => {
-                notice::log(format!("{name} {why}; the {noun} that were read before stay in force"))
+                notice::log(format!(
+                    "{name} {why}; the {noun} that were read before stay in force"
+                ));
+                return;
             }
-            Ok(Some(now)) if !std::ptr::eq(known, now) => {
-                notice::log(format!("{name} was read again: {}", now.summary()));
+        };
+        // A session may have read the file in between, when it had others.
+        S::KNOWN.with(|known| {
+            known.reads.set(known.reads.get() + 1);
+            if let Some(reads) = self.reads.get() {
+                reads.count.store(known.reads.get(), Relaxed);
             }
-            Ok(_) => (),
+        });
+        if let Some(now) = now.filter(|now| !std::ptr::eq(before, *now)) {
+            notice::log(format!("{name} was read again: {}", now.summary()));
         }
     }
 

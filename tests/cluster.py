@@ -174,9 +174,12 @@ class Cluster:
 
 
 @contextmanager
-def running(name="main", *arguments, **settings):
+def running(name="main", *arguments, signing=None, **settings):
+    """A cluster that lives as long as the block. `signing` is the text of its signing file."""
     cluster = Cluster(name)
     try:
+        if signing:
+            settings["keysmith__signing_key_file"] = cluster.write_secrets("signing", signing)
         cluster.init(*arguments, **settings).start()
         yield cluster
     finally:

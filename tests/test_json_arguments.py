@@ -107,6 +107,7 @@ PLAIN_OPTIONS = {
                    ({"a": "x" * 10000}, "", "must have at most 10000 bytes")],
     "default_lifetime": LIFETIMES,
     "max_lifetime": LIFETIMES,
+    "max_idle": LIFETIMES,
     "require_label": [("yes", "", "must be a boolean or null")],
     "unique_labels": [(0, "", "must be a boolean or null")],
     "allowlist": NETWORKS,
@@ -282,8 +283,8 @@ def test_a_null_sets_the_default(db):
         "require_label": True, "unique_labels": True, "allowlist": ["10.0.0.0/8"], "key_limits": [LIMIT], "key_credits": 5,
         "issuer": "https://api.example.com",
     }
-    # All options, but the prefixes, which a keyspace must have.
-    assert chosen.keys() | {"prefixes"} == OPTIONS.keys() | PLAIN_OPTIONS.keys()
+    # All options, but the prefixes, which a keyspace must have, and max_idle, which needs another usage_log.
+    assert chosen.keys() | {"prefixes", "max_idle"} == OPTIONS.keys() | PLAIN_OPTIONS.keys()
 
     def rows(keyspace):
         row = db.value("SELECT to_jsonb(k) - '{keyspace,event_channel,created_at}'::text[] "
@@ -300,9 +301,13 @@ def test_a_null_sets_the_default(db):
     db.call("alter_keyspace", "altered", Jsonb(chosen))
     assert rows("made") == rows("altered")
     assert all(rows("made")[0][column] != value for column, value in usual[0].items()
-               if column not in ("generation", "has_imports", "has_bar_imports", "has_last_part_imports", "has_sha512_imports"))
+               if column not in ("max_idle", "max_idle_since", "generation", "has_imports", "has_bar_imports", "has_last_part_imports", "has_sha512_imports"))
     for name in chosen:
         db.call("alter_keyspace", "altered", Jsonb({name: None}))
+    assert rows("altered") == usual
+    for max_idle in ("30 days", None):
+        assert rows("altered") == usual
+        db.call("alter_keyspace", "altered", Jsonb({"max_idle": max_idle}))
     assert rows("altered") == usual
 
 

@@ -14,11 +14,12 @@ from conftest import session, wait_until
 from test_nulls import CALLS, FUNCTIONS, answered, is_meant, prepared
 
 _numbers = itertools.count()
+SIGNING = f"1:{'11' * 32}\n"
 
 
 @pytest.fixture(scope="module")
 def publishing():
-    with running("publisher", wal_level="logical", max_wal_senders=30, max_replication_slots=30,
+    with running("publisher", signing=SIGNING, wal_level="logical", max_wal_senders=30, max_replication_slots=30,
                  keysmith__usage_flush_interval="100ms") as cluster:
         cluster.execute("CREATE ROLE replicator LOGIN REPLICATION; GRANT pg_read_all_data TO replicator")
         yield cluster
@@ -26,7 +27,7 @@ def publishing():
 
 @pytest.fixture(scope="module")
 def subscribing():
-    with running("subscriber", wal_level="logical", max_worker_processes=30,
+    with running("subscriber", signing=SIGNING, wal_level="logical", max_worker_processes=30,
                  max_logical_replication_workers=20, max_replication_slots=30,
                  wal_retrieve_retry_interval="100ms", keysmith__usage_flush_interval="100ms") as cluster:
         # As pg_dumpall --roles-only copies it.

@@ -1,11 +1,17 @@
 """The file of signing secrets: rotation, reloads, files that can't be used, standbys."""
 
+import os
+import signal
+import uuid
+from types import SimpleNamespace
+
 import jwt
 import psycopg
 import pytest
 
 from cluster import Cluster
 from conftest import session, wait_until
+from tokens import Signer
 
 ONE, TWO = (f"{n}:{str(n) * 64}\n" for n in (1, 2))
 PROBLEM = "SELECT value FROM keysmith.metrics WHERE name = 'keysmith_signing_key_file_problem'"
@@ -26,13 +32,13 @@ def server():
         cluster.remove()
 
 
-def reload(server, sessions, text, logged, mode=0o600):
+def reload(server, sessions, text, logged, mode=0o600, by=None):
     """Writes the file, and waits until the server and the sessions have noticed."""
     start = server.log.stat().st_size
     server.write_secrets("signing", text, mode)
     server.marks = getattr(server, "marks", 0) + 1
     server.configure(test__mark=server.marks)
-    server.db.rows("SELECT pg_reload_conf()")
+    (by or server.db).rows("SELECT pg_reload_conf()")
     wait_until(lambda: logged in server.log.read_bytes()[start:].decode())
     for each in sessions:
         wait_until(lambda each=each: each.value("SELECT current_setting('test.mark', true)") == str(server.marks))
@@ -113,6 +119,60 @@ def test_a_file_that_can_not_be_used_changes_nothing(server):
     log = server.log.read_text()
     assert log.count("this generation is already there") == 1
     assert not any(str(n) * 31 in log for n in (1, 2))
+
+
+def test_an_identity_ends_with_the_secret_of_its_token(server):
+    other = session(server)
+    with pytest.raises(psycopg.Error) as error, other.session.transaction():
+        assert other.verify(token(server.db, server.key), sign_in=True).ok
+        reload(server, [], TWO, "its generations are 2")
+        server.db.mint()
+        other.rows("SELECT keysmith.current_key()")
+    assert error.value.sqlstate == "KS401" and "token" in error.value.diag.message_primary
+
+
+def test_a_session_that_can_not_read_what_the_server_has_read(server):
+    """A secret that was taken away does not stay in force there."""
+    db, idle, file = server.db, session(server), server.dir / "signing"
+    old = token(db, server.key)
+    assert idle.verify(old).ok
+    reload(server, [], TWO, "its generations are 2")
+    file.rename(server.dir / "elsewhere")
+    assert idle.reason(old) == "ok" and not session(server).verify(old).ok
+    assert server.log.read_text().count("which this session may lack") == 1
+    (server.dir / "elsewhere").rename(file)
+    wait_until(lambda: not idle.verify(old).ok)
+    assert kids(idle) == kids(session(server))
+
+
+def test_a_reload_reaches_sessions_that_read_the_file_before(server):
+    db, other = server.db, session(server)
+    server.write_secrets("signing", ONE + TWO)
+    # It looks into the file, as it does not know the key of this token.
+    unknown = Signer(generation=2).token(SimpleNamespace(key_id=uuid.uuid4()))
+    wait_until(lambda: other.reason(unknown) == "token_invalid" and len(kids(other)) == 2)
+    reload(server, [db, other], ONE, "received SIGHUP")
+    wait_until(lambda: len(kids(other)) == 1)
+
+
+def test_a_server_that_crashed_remembers_what_it_has_read(server):
+    old = token(server.db, server.key)
+    reload(server, [], TWO, "its generations are 2")
+    pid = server.db.value("SELECT pg_backend_pid()")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: "reinitializing" in server.log.read_text() and up(server))
+    after = session(server)
+    assert after.reason(old) == "malformed_key" and len(kids(after)) == 1
+    reload(server, [], ONE + TWO, "its generations are 2, 1", by=after)
+    assert after.verify(old).ok
+
+
+def up(server):
+    try:
+        server.connect().close()
+        return True
+    except psycopg.OperationalError:
+        return False
 
 
 def test_a_server_does_not_start_with_a_bad_file(server):

@@ -1,5 +1,6 @@
 """Decisions about tokens: they follow the key, narrowed, and end with it."""
 
+import hashlib
 import json
 from datetime import datetime, timedelta, timezone
 
@@ -361,6 +362,29 @@ def test_the_directory_follows_a_key_that_moves(db, key, token):
         assert db.verify(token).label == label
     db.rows("VACUUM FULL keysmith_private.key")
     assert (db.verify(token).label, db.verify(token).ok) == ("two", True)
+
+
+def test_a_digest_that_has_another_key_now(db):
+    """A key that was removed by hand, and imported again for another tenant, is at the same place."""
+    db.tenant()
+    db.tenant("globex")
+    text = "an imported key of an old system"
+    digest = hashlib.sha256(text.encode()).digest()
+    db.call("import_key", "acme", digest)
+    token = db.one("derive_token", text).token
+    assert db.verify(token).tenant == "acme"
+    place = "SELECT ctid FROM keysmith_private.key"
+    before = db.value(place)
+    db.rows("DELETE FROM keysmith_private.key")
+
+    def is_empty():
+        db.rows("VACUUM keysmith_private.key")
+        return db.value("SELECT pg_relation_size('keysmith_private.key')") == 0
+
+    wait_until(is_empty)
+    db.call("import_key", "globex", digest)
+    assert db.value(place) == before
+    assert (db.verify(text).tenant, db.reason(token)) == ("globex", "token_invalid")
 
 
 # Identities

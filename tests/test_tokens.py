@@ -149,7 +149,9 @@ BAD = [
     *[("claims", value, "claims must be an object or null") for value in ["[]", "1", '"a"', "null"]],
     *[("claims", json.dumps({name: "x"}), f'claims must not have "{name}"')
       for name in ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "client_id", "scope", "allowlist", "tenant",
-                   "environment", "act", "may_act", "cnf", "roles", "groups", "entitlements"]],
+                   "environment", "act", "may_act", "cnf", "roles", "groups", "entitlements",
+                   # Go's encoding/json takes each for one of ours.
+                   "SCOPE", "\u017fub", "\u017fcope"]],
     ("claims", '{"a": 1e400}', "claims must be plain JSON"),
     ("claims", json.dumps({"a": "x" * 8000}), "scopes, allowlist, audience and claims must be shorter"),
     ("claims", '{"a": ' + "[" * 33 + "]" * 33 + "}", "claims must be nested at most 32 levels deep"),

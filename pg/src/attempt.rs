@@ -75,7 +75,6 @@ pub fn subtransaction<T>(body: impl FnOnce() -> Result<T>) -> Outcome<T> {
 
 /// Runs `body` in a subtransaction likewise. The cancellation of the statement is raised as usual.
 pub fn unless_canceled<T>(body: impl FnOnce() -> Result<T>) -> Outcome<T> {
-    memory::forget_code();
     let body = || Watch::keep(body).map_err(failed);
     in_subtransaction(
         || {
@@ -116,10 +115,7 @@ fn caught(error: &CaughtError) -> Failure {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => (report, false),
         CaughtError::RustPanic { ereport, .. } => (ereport, true),
     };
-    let known = unpacked(report.sql_error_code() as i32);
-    // pgrx knows PostgreSQL's own codes only, and takes others for internal errors.
-    let ours = memory::last_code().map(unpacked).filter(|code| code.starts_with(b"KS"));
-    let sqlstate = ours.filter(|_| known == *b"XX000" && !is_panic).unwrap_or(known);
+    let sqlstate = unpacked(memory::code_of(error));
     Failure {
         sqlstate,
         message: message_of(error),

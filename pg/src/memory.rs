@@ -8,6 +8,7 @@
 
 use crate::error::{Code, Error, Result, elog};
 use pgrx::PgSqlErrorCode::{ERRCODE_INTERNAL_ERROR, ERRCODE_OUT_OF_MEMORY};
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, ErrorContextCallback};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::{c_int, c_void};
@@ -136,23 +137,26 @@ fn put_by() -> Result<()> {
 unsafe extern "C-unwind" fn on_error(_argument: *mut c_void) {
     // SAFETY: called while an error is reported, so there is a current error code.
     let code = unsafe { elog::geterrcode() };
-    // An error that is raised again has lost a code that pgrx does not know.
-    if code != ERRCODE_INTERNAL_ERROR as c_int {
-        LAST_CODE.store(code, Relaxed);
-    }
+    LAST_CODE.store(code, Relaxed);
     if code == ERRCODE_OUT_OF_MEMORY as c_int {
         let_go();
     }
 }
 
-/// The SQLSTATE of the last error that was raised while our code ran, as PostgreSQL packs it; 0 for
-/// none.
-static LAST_CODE: AtomicI32 = AtomicI32::new(0);
+/// The SQLSTATE of the last error that was raised while our code ran, as PostgreSQL packs it.
+static LAST_CODE: AtomicI32 = AtomicI32::new(ERRCODE_INTERNAL_ERROR as c_int);
 
-pub(crate) fn last_code() -> Option<c_int> {
-    Some(LAST_CODE.load(Relaxed)).filter(|code| *code != 0)
-}
-
-pub(crate) fn forget_code() {
-    LAST_CODE.store(0, Relaxed);
+/// The SQLSTATE of an error that pgrx has caught. It knows PostgreSQL's own codes only, and takes
+/// others for internal errors.
+pub(crate) fn code_of(error: &CaughtError) -> c_int {
+    let (report, was_raised) = match error {
+        CaughtError::PostgresError(report) => (report, true),
+        CaughtError::ErrorReport(report) | CaughtError::RustPanic { ereport: report, .. } => {
+            (report, false)
+        }
+    };
+    match report.sql_error_code() {
+        ERRCODE_INTERNAL_ERROR if was_raised => LAST_CODE.load(Relaxed),
+        code => code as c_int,
+    }
 }

@@ -116,6 +116,7 @@ impl<'a> Reader<'a> {
         if let Some(known) = &known
             && let Some(entry) = known.entry
             && let Some(key) = self.key_at(&entry, keyspace)
+            && is_of(&key, &sought)
         {
             let mut rows = self.gather(key, entry.places);
             known.note(&KeyEntry { places: rows.places(), ..entry });
@@ -282,6 +283,16 @@ impl<'a> Reader<'a> {
         let by_name =
             [ScanKey::uuid(member::tenant_id, tenant_id), ScanKey::text(member::member, &name)];
         members.first(self.snapshot(), &self.rooms.member, by_name, |_| true)
+    }
+}
+
+/// Whether a row is that of the key of a token, if one is sought. Another key may have the same digest
+/// now, at the same place, if the token's key was removed by hand.
+#[inline]
+fn is_of(key: &Row, sought: &Sought) -> bool {
+    match sought {
+        Sought::Token(token) => key.uuid(key::key_id) == Some(token.key_id),
+        _ => true,
     }
 }
 

@@ -47,9 +47,14 @@ pub fn read(text: &[u8], policy: &Policy, keyspace: &[u8]) -> Option<Result<Rc<T
 
 /// Why a token with a good signature is not good in a keyspace. Whether it has expired is a
 /// question of the rules.
-pub fn problem(token: &Token, policy: &Policy) -> Option<Invalid> {
+fn problem(token: &Token, policy: &Policy) -> Option<Invalid> {
     match token.refused(&policy.issuer, clock::now()) {
         Some(Refused::Invalid(problem)) => Some(problem),
         Some(Refused::Expired) | None => None,
     }
+}
+
+/// Whether a token that was good is not good any more, in a keyspace that has this policy.
+pub fn is_over(token: &Token, policy: &Policy, keyspace: &[u8]) -> bool {
+    problem(token, policy).is_some() || !token.is_signed_by(&signing::keys_of(keyspace))
 }

@@ -91,7 +91,7 @@ pub enum Unfit {
 
 impl NewToken<'_> {
     pub fn sign(&self, key: &TokenKey) -> Result<Signed, Unfit> {
-        if let Some(name) = self.claims.keys().find(|name| RESERVED.contains(&&***name)) {
+        if let Some(name) = self.claims.keys().find(|name| is_reserved(name)) {
             return Err(Unfit::Reserved(name.clone()));
         }
         if !self.claims.values().all(|claim| is_within(claim, MAX_DEPTH)) {
@@ -139,6 +139,12 @@ impl NewToken<'_> {
         }
         claims
     }
+}
+
+/// Whether a reader may take a claim for a reserved one. Some, such as those that use Go's
+/// `encoding/json`, don't tell the case of names, and for them `\u{17f}` is an `s` too.
+fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&&*name.to_uppercase().to_lowercase())
 }
 
 /// Whether a value has at most so many levels.

@@ -130,8 +130,8 @@ impl<'t> Presented<'_, 't> {
 /// A token with a good signature. Whether it is good at a moment is another question.
 #[derive(Debug, PartialEq)]
 pub struct Token {
-    /// The generation of the key that signed it.
-    pub generation: i16,
+    /// The key that signed it.
+    kid: Box<str>,
     pub token_id: [u8; 16],
     /// The key that it was made from.
     pub key_id: [u8; 16],
@@ -164,7 +164,7 @@ impl Token {
             _ => return None,
         };
         Some(Token {
-            generation: key.generation,
+            kid: key.kid.clone(),
             token_id: text("jti").and_then(uuid)?,
             key_id,
             scopes: scopes_of(text("scope")?)?,
@@ -187,6 +187,11 @@ impl Token {
         self.allowlist.as_deref()
     }
 
+    /// Whether a key that signed it is among these.
+    pub fn is_signed_by(&self, keys: &TokenKeys) -> bool {
+        keys.iter().any(|key| key.kid == self.kid)
+    }
+
     /// Why the token is not good now, in a keyspace that has this issuer.
     pub fn refused(&self, issuer: &str, now: Instant) -> Option<Refused> {
         let invalid = if self.issuer != issuer {
@@ -204,6 +209,7 @@ impl Token {
     /// About how many bytes of memory it takes.
     pub(super) fn size(&self) -> usize {
         let texts = self.audience.iter().chain([&self.issuer]).map(String::len);
+        let texts = texts.chain([self.kid.len()]);
         let scopes = self.scopes.iter().map(|scope| scope.len());
         let pieces = self.audience.len() + self.scopes.len();
         let networks = self.allowlist().map_or(0, size_of_val);
