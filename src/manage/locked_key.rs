@@ -4,6 +4,8 @@ use super::authority::Caller;
 use super::errors::{self, unknown_key};
 use super::turns;
 use crate::audit::{Act, Subject};
+use crate::catalog::{Catalog, columns};
+use crate::decide::lookup::Reader;
 use pg::clock;
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param, ResultRow, saved};
@@ -40,16 +42,12 @@ impl LockedKey {
     }
 
     pub fn lock_within(tenants: Param, environment: Param, key_id: &[u8; 16]) -> Result<LockedKey> {
-        let keyspace = spi::first(
-            saved!(
-                "SELECT keyspace FROM keysmith_private.key
-                 WHERE key_id = $1 AND ($2 IS NULL OR tenant_id = ANY ($2))
-                   AND ($3 IS NULL OR environment = $3)"
-            ),
-            &[Param::uuid(key_id), tenants, environment],
-            |row| row.text(1),
-        )?;
-        turns::keep_keyspace(&keyspace.ok_or_else(|| unknown_key(key_id))?)?;
+        let catalog = Catalog::open()?;
+        let keyspace = Reader::new(&catalog)
+            .find_by_id(key_id)
+            .and_then(|rows| rows.key().bytes(columns::key::keyspace).map(lossy))
+            .ok_or_else(|| unknown_key(key_id))?;
+        turns::keep_keyspace(&keyspace)?;
         let found = spi::first(
             saved!(
                 "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
