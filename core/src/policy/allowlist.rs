@@ -170,28 +170,28 @@ mod tests {
 
     #[test]
     fn an_address_must_be_in_each_list() {
-        let lists = [["10.0.0.0/8"], ["10.1.0.0/16"], ["10.1.1.0/24"]]
+        let lists = [["10.0.0.0/8"], ["10.1.0.0/16"], ["10.1.1.0/24"], ["10.1.1.1/32"]]
             .map(|list| Ranges::new(list.iter().map(|network| parse(network).unwrap())));
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        for set in 1..8u8 {
+        for set in 1..16u8 {
             let is_set = |n: usize| set & (1 << n) != 0;
-            let all = Lists([0, 1, 2].map(|n| is_set(n).then_some(&lists[n])));
+            let all = Lists([0, 1, 2, 3].map(|n| is_set(n).then_some(&lists[n])));
             for (within, from) in
-                ["9.9.9.9", "10.9.9.9", "10.1.9.9", "10.1.1.9"].into_iter().enumerate()
+                ["9.9.9.9", "10.9.9.9", "10.1.9.9", "10.1.1.9", "10.1.1.1"].into_iter().enumerate()
             {
                 let refusing: Vec<_> =
-                    (within..3).filter(|n| is_set(*n)).map(|n| HOLDERS[n]).collect();
+                    (within..4).filter(|n| is_set(*n)).map(|n| HOLDERS[n]).collect();
                 assert_eq!(all.admit(address(from)), refusing.is_empty(), "{set} {from}");
                 assert_eq!(all.refusing(Some(address(from))), refusing, "{set} {from}");
             }
-            let set: Vec<_> = (0..3).filter(|n| is_set(*n)).map(|n| HOLDERS[n]).collect();
+            let set: Vec<_> = (0..4).filter(|n| is_set(*n)).map(|n| HOLDERS[n]).collect();
             assert_eq!(all.refusing(None), set);
         }
     }
 
-    struct Lists<'a>([Option<&'a Ranges>; 3]);
+    struct Lists<'a>([Option<&'a Ranges>; 4]);
     impl Allowlists for Lists<'_> {
-        fn all(&self) -> [Option<&dyn Allowlist>; 3] {
+        fn all(&self) -> [Option<&dyn Allowlist>; 4] {
             self.0.map(|list| list.map(|list| list as &dyn Allowlist))
         }
     }

@@ -292,7 +292,7 @@ mod tests {
     fn an_allowlist_needs_an_address() {
         let (found, mut demand) = good();
         for holder in 0..4 {
-            let mut lists = Lists([None; 4]);
+            let mut lists = Lists([const { None }; 4]);
             for (other, reason) in [(holder, Reason::Ok), ((holder + 1) % 4, Reason::IpNotAllowed)]
             {
                 lists.0[other] = Some(Admits(other == holder));
