@@ -131,6 +131,22 @@ def test_other_content_is_still_missed(db, change, problem):
     assert problems(db) == {"default": problem.format(**places)}
 
 
+def test_a_check_during_erasures_finds_no_fault(db, others):
+    """The check reads a long chain in parts: an erasure that commits meanwhile deletes content before its
+    entry is there."""
+    others.session.autocommit = True
+    for n in range(300):
+        db.tenant(f"t{n}")
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(lambda: [others.call("erase_tenant", f"t{n}") for n in reversed(range(300))])
+        found = []
+        while not done.done():
+            found.append(problems(db))
+        done.result()
+    assert found and found == [{}] * len(found)
+    assert problems(db) == {}
+
+
 def test_records_that_arrive_later_bring_nothing_back(db, others):
     """Records of requests wait in memory, or in a transaction, when the tenant is erased."""
     db.tenant()
