@@ -131,6 +131,48 @@ def test_other_content_is_still_missed(db, change, problem):
     assert problems(db) == {"default": problem.format(**places)}
 
 
+def test_an_erasure_hides_no_change(db):
+    """Content that was changed so that it would be erased with that of a tenant stays, and so does the fault."""
+    id = db.tenant()
+    db.tenant("globex")
+    key = db.mint("globex")
+    by = db.value("SELECT max(entry) FROM keysmith.audit")
+    db.rows("UPDATE keysmith_private.audit_content SET tenant_id = %s WHERE key_id = %s", id, key.key_id)
+    fault = {"default": f"entry {by} was changed: it has another content"}
+    assert problems(db) == fault
+    notices = []
+    db.session.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    db.call("erase_tenant", "acme")
+    assert problems(db) == fault
+    assert notices == [f'entries of the audit of keyspace "default" were changed by hand, and keep their content: [[{by}, {by}]]']
+    assert erasure(db).after == {"entries": [[by - 2, by - 2]]}
+
+
+def test_what_a_call_was_given_can_no_longer_be_guessed(db):
+    db.tenant()
+    key = db.mint(idempotency_key=f"{MARKS[1]}@example.org")
+    digests = "SELECT idempotency_digest, arguments_digest FROM keysmith_private.key WHERE key_id = %s"
+    assert None not in db.row(digests, key.key_id)
+    db.call("erase_tenant", "acme")
+    assert db.row(digests, key.key_id) == (None, None)
+
+
+def test_a_check_during_erasures_finds_no_fault(db, others):
+    """The check reads a long chain in parts: an erasure that commits meanwhile deletes content before its
+    entry is there."""
+    others.session.autocommit = True
+    for n in range(300):
+        db.tenant(f"t{n}")
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(lambda: [others.call("erase_tenant", f"t{n}") for n in reversed(range(300))])
+        found = []
+        while not done.done():
+            found.append(problems(db))
+        done.result()
+    assert found and found == [{}] * len(found)
+    assert problems(db) == {}
+
+
 def test_records_that_arrive_later_bring_nothing_back(db, others):
     """Records of requests wait in memory, or in a transaction, when the tenant is erased."""
     db.tenant()
@@ -181,6 +223,30 @@ def test_an_act_at_the_same_time_leaves_nothing(connect, database, db, others, a
     left = text_of(db)
     assert MARKS[1] not in left and MARKS[2] not in left
     assert db.value("SELECT count(*) FROM keysmith.keys WHERE status <> 'revoked'") == 0
+    assert problems(db) == {}
+
+
+def test_a_rotation_at_the_same_time_waits_in_no_circle(connect, database, db, others):
+    """A rotation locks its key, and its new key then needs the tenant."""
+    db.tenant()
+    keys = sorted((db.mint() for _ in range(2)), key=lambda key: key.key_id)
+    others.call("alter_key", keys[0].key_id, Jsonb({"label": "x"}))
+    erasing, rotating = database(connect()), database(connect())
+
+    def blocked(by):
+        pid = by.session.info.backend_pid
+        wait_until(lambda: db.value("SELECT cardinality(pg_blocking_pids(%s)) > 0", pid))
+
+    with ThreadPoolExecutor(2) as pool:
+        erased = pool.submit(erasing.call, "erase_tenant", "acme")
+        blocked(erasing)
+        rotated = pool.submit(rotating.one, "rotate", keys[1].key_id)
+        wait_until(lambda: rotated.done() or db.value(
+            "SELECT cardinality(pg_blocking_pids(%s)) > 0", rotating.session.info.backend_pid))
+        others.session.commit()
+        erased.result()
+        assert rotated.exception() is None
+    assert db.value("SELECT array_agg(DISTINCT status) FROM keysmith.keys") == ["revoked"]
     assert problems(db) == {}
 
 

@@ -222,6 +222,36 @@ def test_a_cascade_takes_it_from_what_uses_it(acme):
     assert all(row.ok for row in acme.call("audit_verify"))
 
 
+def test_a_scope_with_parameters_goes_with_its_instances(acme):
+    for scope, implies in [("p:{id}", []), ("p:all", []), ("q:{a}", ["p:{a}"]), ("r", ["p:7"])]:
+        acme.call("define_scope", "default", scope, implies=implies)
+    acme.call("define_route", "default", "GET", "/p/{id}", "p:{id} | r")
+    acme.call("define_role", "default", "seven", ["p:7", "r"])
+    acme.call("alter_tenant", "acme", Jsonb({"scopes": ["p:42", "p:all", "r", "q:*"]}))
+    only, both, wide = (acme.mint(scopes=scopes) for scopes in (["p:42"], ["p:42", "p:all"], ["p:*"]))
+    with pytest.raises(psycopg.Error) as error:
+        acme.call("remove_scope", "default", "p:{id}")
+    for use in ["2 keys", 'role "seven"', 'scope "q:{a}"', 'scope "r"', 'tenant "acme"', "route GET /p/{id}"]:
+        assert use in str(error.value)
+    heard = notices(acme, "remove_scope", "default", "p:{id}", True)
+    assert any(notice.startswith("route GET /p/{id} still") for notice in heard)
+    assert acme.reason(only.api_key) == "revoked"
+    scopes = "SELECT scopes FROM keysmith.keys WHERE key_id = %s"
+    # What another definition stands for stays, and so do wildcards.
+    assert [acme.value(scopes, key.key_id) for key in (both, wide)] == [["p:all"], ["p:*"]]
+    assert acme.value("SELECT scopes FROM keysmith.roles WHERE role = 'seven'") == ["r"]
+    assert acme.value("SELECT scopes FROM keysmith.tenants") == ["p:all", "r", "q:*"]
+    assert acme.rows("SELECT implies FROM keysmith.scopes WHERE scope IN ('q:{a}', 'r')") == [([],), ([],)]
+
+
+def test_a_scope_beside_one_with_parameters_is_in_use(acme):
+    acme.call("define_scope", "default", "p:{id}")
+    acme.call("define_scope", "default", "boss")
+    acme.call("define_route", "default", "GET", "/p/{id}", "p:{id} & boss")
+    with pytest.raises(psycopg.Error, match="is used by route GET /p/{id}"):
+        acme.call("remove_scope", "default", "boss")
+
+
 def test_where_no_scopes_are_none_the_key_stays(acme):
     acme.call("alter_keyspace", "default", Jsonb({"empty_scopes": "none"}))
     images_read_is_free(acme)

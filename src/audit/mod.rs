@@ -7,6 +7,7 @@
 
 mod append;
 pub mod content;
+pub mod erasure;
 pub mod event;
 
 use crate::catalog::{Catalog, PRIVATE};

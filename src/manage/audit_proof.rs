@@ -13,7 +13,8 @@ use keysmith_core::chain::{Chain, Entry, Erased, Fault, Record, SEAL_LEN};
 use pg::call::Call;
 use pg::error::Result;
 use pg::result_set::{Cell, ResultSet};
-use pg::spi::{self, Param};
+use pg::scan::Snapshot;
+use pg::spi::{self, Param, ResultRow};
 use pgrx::pg_sys::Datum;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -79,8 +80,11 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
     let mut kept = read_kept(call, 0)?;
     let result = ResultSet::of(call);
     authority::look(needs::audit_verify, |_| {
+        // An erasure that commits meanwhile deletes content, and adds the entry that says so.
+        let snapshot = Snapshot::now();
         // Keyspaces that have a chain, or must have one, and the newest pepper of their keys.
-        let found = spi::all(
+        let found = spi::query_under(
+            &snapshot,
             "SELECT c.keyspace, pg_catalog.max(c.generation)::pg_catalog.int2 FROM (
                   SELECT keyspace, generation FROM keysmith_private.keyspace
                   UNION ALL SELECT keyspace, generation FROM keysmith_private.key
@@ -88,15 +92,19 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
                   UNION ALL SELECT '*', 0 FROM keysmith_private.access) c
               GROUP BY c.keyspace ORDER BY c.keyspace",
             &[],
-            |row| Some((row.text(1)?, row.smallint(2).unwrap_or_default())),
+            |rows| {
+                let newest =
+                    |row: ResultRow| Some((row.text(1)?, row.smallint(2).unwrap_or_default()));
+                rows.iter().filter_map(newest).collect()
+            },
         )?;
-        let mut keyspaces: BTreeMap<String, i16> = found.into_iter().collect();
+        let mut keyspaces: BTreeMap<String, i16> = found;
         for keyspace in kept.keys() {
             keyspaces.entry(keyspace.clone()).or_default();
         }
         for (keyspace, generation) in keyspaces {
             let kept = kept.remove(&keyspace).unwrap_or_default();
-            let chain = follow(&keyspace, generation, kept)?;
+            let chain = follow(&snapshot, &keyspace, generation, kept)?;
             // Whoever created the keyspace left an entry.
             let unmade = (chain.entries == 0)
                 .then(|| Fault { entry: 1, problem: "entry 1 is missing".into() });
@@ -114,12 +122,17 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<Chain> {
+fn follow(
+    snapshot: &Snapshot,
+    keyspace: &str,
+    generation: i16,
+    kept: Vec<(i64, Vec<u8>)>,
+) -> Result<Chain> {
     /// Seconds' work, for who waits.
     const NOTICE_EVERY: i64 = 10_000;
-    let mut chain = Chain::new(kept, erased(keyspace)?);
+    let mut chain = Chain::new(kept, erased(snapshot, keyspace)?);
     let mut last = i64::MIN;
-    while let Some(read) = follow_batch(&mut chain, keyspace, last)? {
+    while let Some(read) = follow_batch(&mut chain, snapshot, keyspace, last)? {
         pgrx::check_for_interrupts!();
         last = read;
         if chain.entries % NOTICE_EVERY == 0 {
@@ -132,8 +145,9 @@ fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<
 }
 
 /// What the entries of a chain say about contents that were erased.
-fn erased(keyspace: &str) -> Result<Vec<Erased>> {
-    spi::all(
+fn erased(snapshot: &Snapshot, keyspace: &str) -> Result<Vec<Erased>> {
+    spi::query_under(
+        snapshot,
         "SELECT a.entry, (r.range -> 0)::bigint, (r.range -> 1)::bigint
          FROM keysmith_private.audit_entry a
          JOIN keysmith_private.audit_content c ON c.digest = a.content
@@ -142,15 +156,26 @@ fn erased(keyspace: &str) -> Result<Vec<Erased>> {
              AS r (range)
          WHERE a.keyspace = $1 AND a.action = 'erase_tenant'",
         &[Param::text(keyspace)],
-        |row| Some(Erased { first: row.bigint(2)?, last: row.bigint(3)?, by: row.bigint(1)? }),
+        |rows| {
+            let erased = |row: ResultRow| {
+                Some(Erased { first: row.bigint(2)?, last: row.bigint(3)?, by: row.bigint(1)? })
+            };
+            rows.iter().filter_map(erased).collect()
+        },
     )
 }
 
 /// Follows a chain's next entries, and tells the number of the last; `None` if there are no
 /// more. The batch frees the memory of its rows.
-fn follow_batch(chain: &mut Chain, keyspace: &str, after: i64) -> Result<Option<i64>> {
+fn follow_batch(
+    chain: &mut Chain,
+    snapshot: &Snapshot,
+    keyspace: &str,
+    after: i64,
+) -> Result<Option<i64>> {
     spi::session(|| {
-        spi::query(
+        spi::query_under(
+            snapshot,
             "SELECT a.entry, a.at, a.action, a.generation, a.content, a.hash,
                     c.salt, c.role, c.session_role, c.acting_key, c.acting_member, c.client, c.tenant,
                     c.tenant_id, c.key_id,

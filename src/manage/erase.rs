@@ -5,10 +5,11 @@ use super::errors;
 use super::keyspace::policy;
 use super::level::functions;
 use super::tenant::{Tenant, already_exists};
-use crate::audit::{self, Act, Subject};
+use crate::audit::{self, Act, Subject, erasure};
 use pg::attempt::unless_twice;
 use pg::call::Call;
 use pg::error::{Code, Error, Result};
+use pg::notice::warning;
 use pg::spi::{self, Param, saved};
 use pgrx::pg_sys::Datum;
 
@@ -24,18 +25,34 @@ fn erase_tenant(call: &Call) -> Result<Option<Datum>> {
         must_see_everything()?;
         let id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let act = Act::made(&caller.actor, &keyspace, Subject::Tenant(&id));
-        let erased = unless_twice(|| {
-            spi::first(
-                saved!("SELECT keysmith_private.erase($1, $2)::text"),
-                &[Param::uuid(&id), Param::text(&keyspace)],
-                |row| row.text(1),
-            )
+        let done = unless_twice(|| {
+            spi::execute(saved!("SELECT keysmith_private.erase($1)"), &[Param::uuid(&id)])
         });
-        let entries = erased.ok_or_else(|| already_exists(&errors::shown(&id), &keyspace))??;
-        let after = format!("{{\"entries\": {}}}", entries.unwrap_or_default());
+        done.ok_or_else(|| already_exists(&errors::shown(&id), &keyspace))??;
+        let erased = erasure::erase(&keyspace, &id)?;
+        tell_what_stays(&erased.changed, &keyspace);
+        // As PostgreSQL writes it.
+        let after = format!("{{\"entries\": {:?}}}", ranges(&erased.entries));
         act.done_with("erase_tenant", &after)
     })?;
     Ok(None)
+}
+
+/// Numbers in ascending order, as ranges.
+fn ranges(entries: &[i64]) -> Vec<[i64; 2]> {
+    let ranges = entries.chunk_by(|entry, next| entry + 1 == *next);
+    ranges.filter_map(|range| Some([*range.first()?, *range.last()?])).collect()
+}
+
+/// Content that was changed by hand is evidence of that.
+fn tell_what_stays(changed: &[i64], keyspace: &str) {
+    if !changed.is_empty() {
+        let message = format!(
+            "entries of the audit of keyspace {keyspace:?} were changed by hand, and keep their content: {:?}",
+            ranges(changed)
+        );
+        warning(message, Some("Look at them, and delete their rows by hand.".into()));
+    }
 }
 
 /// An act that deletes everything must see what others have just done.

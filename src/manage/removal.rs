@@ -9,6 +9,7 @@ use super::locked_key::{LockedKey, end_locked};
 use crate::audit::{Act, Subject};
 use crate::catalog::policy::EmptyScopes;
 use keysmith_core::policy::expression::Expression;
+use keysmith_core::policy::parameter::{parameters, values};
 use pg::call::Call;
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param};
@@ -22,6 +23,18 @@ functions! {
 /// The most users that an error names of each sort.
 const MOST_NAMED: usize = 5;
 
+/// Takes the names of a scope, $2, out of a list.
+macro_rules! without {
+    ($list:literal) => {
+        concat!(
+            $list,
+            " = ARRAY(SELECT l.name FROM pg_catalog.unnest(",
+            $list,
+            ") WITH ORDINALITY AS l (name, n) WHERE l.name <> ALL ($2) ORDER BY l.n)"
+        )
+    };
+}
+
 fn remove_scope(call: &Call) -> Result<Option<Datum>> {
     let keyspace = call.required_text(0, "keyspace")?;
     let scope = call.required_text(1, "scope")?;
@@ -30,23 +43,30 @@ fn remove_scope(call: &Call) -> Result<Option<Datum>> {
         let policy = policy(caller, &keyspace)?;
         keyspace::lock(&keyspace)?;
         let act = Act::on(&caller.actor, &keyspace, Subject::Scope(&scope))?;
-        let params = [Param::text(&keyspace), Param::text(&scope)];
-        let uses = ScopeUses::of(&params, &scope)?;
+        let meant = Meant::of(&keyspace, &scope)?;
+        let names = meant.names(&keyspace)?;
+        let params = [Param::text(&keyspace), Param::texts(&names)];
+        let uses = ScopeUses::of(&params, &meant)?;
         if !cascade {
             refuse_used("scope", &scope, &uses.described())?;
         }
         for key_id in &uses.keys {
             let key = LockedKey::lock(caller, key_id)?;
-            if policy.empty_scopes != EmptyScopes::None && key.scopes == [scope.as_str()] {
+            if policy.empty_scopes != EmptyScopes::None
+                && key.scopes.iter().all(|own| names.contains(own))
+            {
                 end_locked(caller, &key, "its only scope was removed")?;
             } else {
                 change(
                     caller,
                     &keyspace,
                     (Subject::Key(key_id), "alter"),
-                    "UPDATE keysmith_private.key SET scopes = pg_catalog.array_remove(scopes, $2)
-                     WHERE key_id = $1",
-                    &[Param::uuid(key_id), Param::text(&scope)],
+                    concat!(
+                        "UPDATE keysmith_private.key SET ",
+                        without!("scopes"),
+                        " WHERE key_id = $1"
+                    ),
+                    &[Param::uuid(key_id), params[1]],
                 )?;
             }
         }
@@ -55,8 +75,11 @@ fn remove_scope(call: &Call) -> Result<Option<Datum>> {
                 caller,
                 &keyspace,
                 (Subject::Role(role), "define_role"),
-                "UPDATE keysmith_private.role SET scopes = pg_catalog.array_remove(scopes, $2)
-                 WHERE keyspace = $1 AND role = $3",
+                concat!(
+                    "UPDATE keysmith_private.role SET ",
+                    without!("scopes"),
+                    " WHERE keyspace = $1 AND role = $3"
+                ),
                 &[params[0], params[1], Param::text(role)],
             )?;
         }
@@ -65,8 +88,11 @@ fn remove_scope(call: &Call) -> Result<Option<Datum>> {
                 caller,
                 &keyspace,
                 (Subject::Scope(implying), "define_scope"),
-                "UPDATE keysmith_private.scope SET implies = pg_catalog.array_remove(implies, $2)
-                 WHERE keyspace = $1 AND scope = $3",
+                concat!(
+                    "UPDATE keysmith_private.scope SET ",
+                    without!("implies"),
+                    " WHERE keyspace = $1 AND scope = $3"
+                ),
                 &[params[0], params[1], Param::text(implying)],
             )?;
         }
@@ -80,9 +106,12 @@ fn remove_scope(call: &Call) -> Result<Option<Datum>> {
                 caller,
                 &keyspace,
                 (Subject::Tenant(tenant_id), "alter_tenant"),
-                "UPDATE keysmith_private.tenant SET scopes = pg_catalog.array_remove(scopes, $2)
-                 WHERE tenant_id = $1",
-                &[Param::uuid(tenant_id), Param::text(&scope)],
+                concat!(
+                    "UPDATE keysmith_private.tenant SET ",
+                    without!("scopes"),
+                    " WHERE tenant_id = $1"
+                ),
+                &[Param::uuid(tenant_id), params[1]],
             )?;
         }
         if uses.is_default {
@@ -90,15 +119,17 @@ fn remove_scope(call: &Call) -> Result<Option<Datum>> {
                 caller,
                 &keyspace,
                 (Subject::Keyspace, "alter_keyspace"),
-                "UPDATE keysmith_private.keyspace
-                 SET default_scopes = pg_catalog.array_remove(default_scopes, $2)
-                 WHERE keyspace = $1",
+                concat!(
+                    "UPDATE keysmith_private.keyspace SET ",
+                    without!("default_scopes"),
+                    " WHERE keyspace = $1"
+                ),
                 &params,
             )?;
         }
         let removed = spi::execute(
             "DELETE FROM keysmith_private.scope WHERE keyspace = $1 AND scope = $2",
-            &params,
+            &[params[0], Param::text(&scope)],
         )?;
         if removed == 0 {
             return Err(unknown("scope", &scope, &keyspace));
@@ -127,7 +158,55 @@ fn change(
     act.done(action)
 }
 
-/// What uses a scope by its name.
+/// The scope to remove: its name, and for one with parameters its instances, except those that other
+/// definitions stand for.
+struct Meant<'a> {
+    scope: &'a str,
+    others: Vec<String>,
+}
+
+impl<'a> Meant<'a> {
+    fn of(keyspace: &str, scope: &'a str) -> Result<Meant<'a>> {
+        let others = spi::query_now(
+            "SELECT scope FROM keysmith_private.scope WHERE keyspace = $1 AND scope <> $2",
+            &[Param::text(keyspace), Param::text(scope)],
+            |rows| rows.iter().filter_map(|row| row.text(1)).collect(),
+        )?;
+        Ok(Meant { scope, others })
+    }
+
+    fn is(&self, name: &str) -> bool {
+        let is_other = |other: &String| other == name || values(other, name).is_some();
+        name == self.scope
+            || values(self.scope, name).is_some() && !self.others.iter().any(is_other)
+    }
+
+    /// The names by which it is in use, and its own.
+    fn names(&self, keyspace: &str) -> Result<Vec<String>> {
+        let mut names = vec![self.scope.to_owned()];
+        if parameters(self.scope).next().is_some() {
+            names.extend(spi::query_now(
+                "SELECT DISTINCT n.name FROM (
+                     SELECT pg_catalog.unnest(scopes) AS name FROM keysmith_private.key
+                     WHERE keyspace = $1 AND revoked_at IS NULL
+                     UNION ALL SELECT pg_catalog.unnest(scopes) FROM keysmith_private.role WHERE keyspace = $1
+                     UNION ALL SELECT pg_catalog.unnest(scopes) FROM keysmith_private.tenant WHERE keyspace = $1
+                     UNION ALL SELECT pg_catalog.unnest(implies) FROM keysmith_private.scope WHERE keyspace = $1
+                     UNION ALL SELECT pg_catalog.unnest(default_scopes) FROM keysmith_private.keyspace
+                     WHERE keyspace = $1) n
+                 WHERE n.name <> $2",
+                &[Param::text(keyspace), Param::text(self.scope)],
+                |rows| {
+                    let names = rows.iter().filter_map(|row| row.text(1));
+                    names.filter(|name| self.is(name)).collect::<Vec<_>>()
+                },
+            )?);
+        }
+        Ok(names)
+    }
+}
+
+/// What uses a scope by its names.
 struct ScopeUses {
     keys: Vec<[u8; 16]>,
     roles: Vec<String>,
@@ -140,7 +219,7 @@ struct ScopeUses {
 }
 
 impl ScopeUses {
-    fn of(params: &[Param; 2], scope: &str) -> Result<ScopeUses> {
+    fn of(params: &[Param; 2], meant: &Meant) -> Result<ScopeUses> {
         let names = |statement: &str| {
             spi::query_now(statement, params, |rows| {
                 rows.iter().filter_map(|row| row.text(1)).collect::<Vec<String>>()
@@ -158,32 +237,33 @@ impl ScopeUses {
             },
         )?;
         let needs = |text: &str| {
-            Expression::parse(text).is_ok_and(|needed| needed.scopes().contains(&scope))
+            Expression::parse_of_route(text)
+                .is_ok_and(|needed| needed.scopes().into_iter().any(|name| meant.is(name)))
         };
         Ok(ScopeUses {
             keys: spi::query_now(
                 "SELECT key_id FROM keysmith_private.key
-                 WHERE keyspace = $1 AND revoked_at IS NULL AND $2 = ANY (scopes) ORDER BY key_id",
+                 WHERE keyspace = $1 AND revoked_at IS NULL AND scopes && $2 ORDER BY key_id",
                 params,
                 |rows| rows.iter().filter_map(|row| row.uuid(1)).collect(),
             )?,
             roles: names(
                 "SELECT role FROM keysmith_private.role
-                 WHERE keyspace = $1 AND $2 = ANY (scopes) ORDER BY role",
+                 WHERE keyspace = $1 AND scopes && $2 ORDER BY role",
             )?,
             implied_by: names(
                 "SELECT scope FROM keysmith_private.scope
-                 WHERE keyspace = $1 AND $2 = ANY (implies) ORDER BY scope",
+                 WHERE keyspace = $1 AND implies && $2 ORDER BY scope",
             )?,
             tenants: spi::query_now(
                 "SELECT tenant_id, name FROM keysmith_private.tenant
-                 WHERE keyspace = $1 AND $2 = ANY (scopes) ORDER BY name",
+                 WHERE keyspace = $1 AND scopes && $2 ORDER BY name",
                 params,
                 |rows| rows.iter().filter_map(|row| row.uuid(1).zip(row.text(2))).collect(),
             )?,
             is_default: !names(
                 "SELECT keyspace FROM keysmith_private.keyspace
-                 WHERE keyspace = $1 AND $2 = ANY (default_scopes)",
+                 WHERE keyspace = $1 AND default_scopes && $2",
             )?
             .is_empty(),
             requirements: expressions
