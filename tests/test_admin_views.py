@@ -108,6 +108,8 @@ def test_what_was_refused_lately(db):
     assert (unknown.reason, unknown.key_id, unknown.tenant) == ("malformed_key", None, None)
     moments = [at for at, in db.rows("SELECT at FROM keysmith.recent_refusals")]
     assert moments == sorted(moments, reverse=True)
+    # Shortly after midnight, that is the day before yesterday.
+    db.rows("SELECT keysmith_private.usage_prepare(current_date - 2, current_date)")
     db.rows("UPDATE keysmith_private.usage_event SET at = at - interval '25 hours'")
     assert labels(db, "recent_refusals", "reason") == ["malformed_key"]
 

@@ -2,7 +2,7 @@
 that it can get, others decide, spend, revoke, manage and store usage."""
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import psycopg
 import pytest
@@ -103,6 +103,14 @@ each_kind = pytest.mark.parametrize("kind", hostile.KINDS)
 WAITED = "55P03"
 
 
+def end(other, running):
+    """Ends a session whose statement another thread runs. The thread must be done with it first."""
+    while not running.done():
+        other.session.cancel()
+        wait([running], timeout=1)
+    other.session.close()
+
+
 @each_kind
 @each_role
 def test_nobody_waits_behind_it(world, attacker, holder, kind):
@@ -123,7 +131,7 @@ def test_nobody_waits_behind_it(world, attacker, holder, kind):
             other = session(world.cluster, user=attacker.role, autocommit=False)
             other.rows(f"SET search_path = own_{attacker.role}, public")
             running = pool.submit(other.rows, statement)
-            stack.callback(lambda other=other: (other.session.cancel(), other.session.close()))
+            stack.callback(end, other, running)
             pid = other.session.info.backend_pid
             wait_until(lambda: running.done() or world.db.value(
                 "SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted", pid))
