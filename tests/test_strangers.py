@@ -104,10 +104,9 @@ WAITED = "55P03"
 
 
 def end(other, running):
-    """Ends a session whose statement another thread runs. The thread must be done with it first."""
-    while not running.done():
-        other.session.cancel()
-        wait([running], timeout=1)
+    """Ends a session whose statement another thread runs. The thread should be done with it first."""
+    other.session.cancel()
+    wait([running], timeout=10)
     other.session.close()
 
 
