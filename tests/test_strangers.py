@@ -2,7 +2,7 @@
 that it can get, others decide, spend, revoke, manage and store usage."""
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -103,13 +103,6 @@ each_kind = pytest.mark.parametrize("kind", hostile.KINDS)
 WAITED = "55P03"
 
 
-def end(other, running):
-    """Ends a session whose statement another thread runs. The thread should be done with it first."""
-    other.session.cancel()
-    wait([running], timeout=10)
-    other.session.close()
-
-
 @each_kind
 @each_role
 def test_nobody_waits_behind_it(world, attacker, holder, kind):
@@ -130,7 +123,7 @@ def test_nobody_waits_behind_it(world, attacker, holder, kind):
             other = session(world.cluster, user=attacker.role, autocommit=False)
             other.rows(f"SET search_path = own_{attacker.role}, public")
             running = pool.submit(other.rows, statement)
-            stack.callback(end, other, running)
+            stack.callback(lambda other=other: (other.session.cancel(), other.session.close()))
             pid = other.session.info.backend_pid
             wait_until(lambda: running.done() or world.db.value(
                 "SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted", pid))
