@@ -211,8 +211,7 @@ impl Identity {
         let own = rows.scopes();
         let bound = rows.tenants_scopes();
         let bound = bound.as_deref();
-        let mut held = policy.held(&own, rows.roles()).bounded(bound);
-        rows.narrow(&mut held);
+        let held = rows.held(&policy, &own, bound);
         let allowlists = rows.allowlists(&policy);
         let expires_at = rows.life(&policy).end();
         let found = rows.found(expires_at, held, allowlists.as_ref());

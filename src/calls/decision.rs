@@ -117,8 +117,7 @@ impl<'a> Decision<'a> {
         let own = rows.scopes();
         let bound = rows.tenants_scopes();
         let bound = bound.as_deref();
-        let mut held = self.policy.held(&own, rows.roles()).bounded(bound);
-        rows.narrow(&mut held);
+        let held = rows.held(&self.policy, &own, bound);
         let allowlists = rows.allowlists(&self.policy);
         let expires_at = rows.life(&self.policy).end();
         let found = rows.found(expires_at, held, allowlists.as_ref());

@@ -140,8 +140,7 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
         let own = rows.scopes();
         let bound = rows.tenants_scopes();
         let bound = bound.as_deref();
-        let mut held = policy.held(&own, rows.roles()).bounded(bound);
-        rows.narrow(&mut held);
+        let held = rows.held(policy, &own, bound);
         let allowlists = rows.allowlists(policy);
         let life = rows.life(policy);
         let found = rows.found(life.end(), held, allowlists.as_ref());

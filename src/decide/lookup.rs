@@ -360,11 +360,19 @@ impl<'a> KeyRows<'a> {
         }
     }
 
-    /// Narrows what the key holds to the part of it that its token gives.
+    /// What the key holds, or the part of it that its token gives. `own` and `bound` are the key's own
+    /// scopes and those of its tenant.
     #[inline]
-    pub fn narrow<'f>(&'f self, held: &mut HeldScopes<'f>) {
-        if let Some(token) = &self.token {
-            *held = held.narrowed(token.scopes());
+    pub fn held<'f>(
+        &'f self,
+        policy: &'f Policy,
+        own: &'f [&'f [u8]],
+        bound: Option<&'f [&'f [u8]]>,
+    ) -> HeldScopes<'f> {
+        let held = policy.held(own, self.roles()).bounded(bound);
+        match &self.token {
+            None => held,
+            Some(token) => held.narrowed(token.scopes()),
         }
     }
 
@@ -382,7 +390,7 @@ impl<'a> KeyRows<'a> {
         Some(scopes.iter().flatten().collect())
     }
 
-    /// The allowlists that hold for the key; `None` if there are none.
+    /// The allowlists that hold for the key; `None` if no list is set.
     #[inline]
     pub fn allowlists<'f>(&'f self, policy: &'f Policy) -> Option<KeysAllowlists<'f>> {
         let own = self.key.stored(key::allowlist);

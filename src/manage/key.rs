@@ -143,7 +143,7 @@ pub fn tell_if_powerless(policy: &Policy, key_id: &[u8; 16]) -> Result<()> {
     let reader = Reader::new(&catalog);
     let rows = reader.find_by_id(key_id).ok_or_else(|| unknown_key(key_id))?;
     let (own, roles, bound) = (rows.scopes(), rows.roles(), rows.tenants_scopes());
-    let held = policy.held(&own, roles).bounded(bound.as_deref());
+    let held = rows.held(policy, &own, bound.as_deref());
     let is_bound = roles.iter().any(Option::is_some) || bound.is_some();
     if is_bound && held.effective().is_empty() {
         let lists = match bound {

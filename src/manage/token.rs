@@ -80,7 +80,7 @@ fn of_key(asked: &Asked, presented: Presented, keyspace: &str) -> Result<Made> {
     let own = rows.scopes();
     let bound = rows.tenants_scopes();
     let bound = bound.as_deref();
-    let held = policy.held(&own, rows.roles()).bounded(bound);
+    let held = rows.held(&policy, &own, bound);
     let expires_at = rows.life(&policy).end();
     let found = rows.found(expires_at, held, None);
     let scopes = &NeededScopes::Nothing;
