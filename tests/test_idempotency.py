@@ -2,6 +2,7 @@
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -30,6 +31,13 @@ def test_the_second_call_finds_the_key(acme, maker):
         assert acme.verify(first.api_key).key_id == first.key_id
     assert acme.value("SELECT count(*) FROM keysmith.keys") == 1
     assert acme.value("SELECT count(*) FROM keysmith.audit WHERE action IN ('mint', 'import')") == 1
+
+
+def test_the_second_call_tells_the_same_end(acme):
+    """The earliest bound, as the first call did."""
+    acme.call("alter_tenant", "acme", '{"max_lifetime": "7 days"}')
+    first, second = (acme.mint(idempotency_key="x", expires_at="infinity") for _ in range(2))
+    assert second.expires_at == first.expires_at == first.created_at + timedelta(days=7)
 
 
 OTHERS = {

@@ -54,10 +54,11 @@ impl Idempotency {
         let [of_key, of_arguments] = self.params();
         let params = [Param::uuid(tenant_id), of_key, of_arguments];
         let found = spi::query_now(
-            "SELECT arguments_digest = $3, environment,
-                    ROW(key_id, NULL, key_prefix, key_snippet, label, environment, kind, scopes,
-                        expires_at, created_at, display_id)::keysmith_private.minted
-             FROM keysmith_private.key WHERE tenant_id = $1 AND idempotency_digest = $2",
+            concat!(
+                "SELECT arguments_digest = $3, environment, ",
+                key::minted!(),
+                " FROM keysmith_private.key WHERE tenant_id = $1 AND idempotency_digest = $2"
+            ),
             &params,
             |rows| {
                 rows.first().and_then(|row| Some((row.boolean(1), row.text(2)?, row.composite(3)?)))

@@ -283,18 +283,34 @@ pub fn no_prefix(kind: &str, environment: &str) -> Error {
         .hint("The keyspace's prefixes say which kinds and environments it has.")
 }
 
-/// Has a statement that inserts a key return its id and a value of the type
-/// `keysmith_private.minted`. The value lacks the key itself, which is never a parameter of a
-/// statement: see `with_api_key`.
+/// The end of a row of the table `key` that its tenant and keyspace set, whatever its own expiry says.
+macro_rules! latest_end {
+    () => {
+        "created_at + least(
+             (SELECT max_lifetime FROM keysmith_private.tenant t WHERE t.tenant_id = key.tenant_id),
+             (SELECT max_lifetime FROM keysmith_private.keyspace s WHERE s.keyspace = key.keyspace))"
+    };
+}
+pub(super) use latest_end;
+
+/// A row of the table `key` as a value of the type `keysmith_private.minted`. The value lacks the key
+/// itself, which is never a parameter of a statement: see `with_api_key`.
+macro_rules! minted {
+    () => {
+        concat!(
+            "ROW(key_id, NULL, key_prefix, key_snippet, label, environment, kind, scopes,
+                 least(expires_at, ",
+            $crate::manage::key::latest_end!(),
+            "), created_at, display_id)::keysmith_private.minted"
+        )
+    };
+}
+pub(super) use minted;
+
+/// Has a statement that inserts a key return its id and such a value.
 macro_rules! returning_minted {
     () => {
-        " RETURNING key_id, ROW(key_id, NULL, key_prefix, key_snippet, label, environment, kind, scopes,
-              least(expires_at,
-                    created_at + (SELECT max_lifetime FROM keysmith_private.tenant t
-                                  WHERE t.tenant_id = key.tenant_id),
-                    created_at + (SELECT max_lifetime FROM keysmith_private.keyspace s
-                                  WHERE s.keyspace = key.keyspace)),
-              created_at, display_id)::keysmith_private.minted"
+        concat!(" RETURNING key_id, ", $crate::manage::key::minted!())
     };
 }
 pub(super) use returning_minted;

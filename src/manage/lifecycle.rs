@@ -193,18 +193,15 @@ fn legacy_key(
 ) -> Result<Option<[u8; 16]>> {
     active_keys::one_at_a_time(&tenant.id)?;
     spi::query(
-        saved!(
+        saved!(concat!(
             "SELECT key_id, regenerated FROM keysmith_private.key
              WHERE tenant_id = $1 AND kind = $2 AND environment = $3 AND revoked_at IS NULL
-               AND coalesce(
-                   least(expires_at, created_at + least(
-                       (SELECT max_lifetime FROM keysmith_private.tenant t
-                        WHERE t.tenant_id = key.tenant_id),
-                       (SELECT max_lifetime FROM keysmith_private.keyspace s
-                        WHERE s.keyspace = key.keyspace))) > pg_catalog.clock_timestamp(), true)
+               AND coalesce(least(expires_at, ",
+            key::latest_end!(),
+            ") > pg_catalog.clock_timestamp(), true)
                AND rotated_to IS NULL AND (regenerated OR label IS NULL OR $4)
              ORDER BY regenerated DESC, created_at DESC LIMIT 2"
-        ),
+        )),
         &[
             Param::uuid(&tenant.id),
             Param::text(kind),

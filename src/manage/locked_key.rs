@@ -2,6 +2,7 @@
 
 use super::authority::Caller;
 use super::errors::{self, unknown_key};
+use super::key;
 use super::turns;
 use crate::audit::{Act, Subject};
 use crate::catalog::{Catalog, columns};
@@ -49,21 +50,16 @@ impl LockedKey {
             .ok_or_else(|| unknown_key(key_id))?;
         turns::keep_keyspace(&keyspace)?;
         let found = spi::first(
-            saved!(
+            saved!(concat!(
                 "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
-                        rotated_to, coalesce(origin, key_id), coalesce(purse, origin, key_id),
-                        created_at + least(
-                            (SELECT max_lifetime FROM keysmith_private.tenant t
-                             WHERE t.tenant_id = key.tenant_id),
-                            (SELECT max_lifetime FROM keysmith_private.keyspace s
-                             WHERE s.keyspace = key.keyspace)),
-                        label,
-                        scopes
+                        rotated_to, coalesce(origin, key_id), coalesce(purse, origin, key_id), ",
+                key::latest_end!(),
+                ", label, scopes
                  FROM keysmith_private.key
                  WHERE key_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR tenant_id = ANY ($2))
                    AND ($3 IS NULL OR environment = $3)
                  FOR NO KEY UPDATE"
-            ),
+            )),
             &[Param::uuid(key_id), tenants, environment],
             |row| LockedKey::read(key_id, row),
         )?;
