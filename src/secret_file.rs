@@ -228,7 +228,7 @@ impl<S: Secrets> SecretFile<S> {
         Some(self.setting.get()).filter(|path| !path.is_empty())
     }
 
-    /// The configuration is reloaded. The postmaster reads the file at once, and only it logs what is
+    /// The configuration is reloaded. The postmaster reads the file now, and only it logs what is
     /// wrong: the processes that it starts from now on need not read it.
     fn reloaded(&self) {
         let Some(before) = S::KNOWN.with(|known| known.secrets.get()) else { return };

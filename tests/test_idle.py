@@ -97,7 +97,7 @@ def is_idle(db, key):
     return db.status_of(key.key_id) == "idle"
 
 
-# What the worker does
+# The worker
 
 def test_the_worker_disables_keys_that_are_not_used(watched, eager):
     alter(watched, max_idle="30 days")
@@ -170,7 +170,7 @@ def test_a_key_that_is_used_while_the_worker_looks(watched, eager):
     assert watched.verify(used.api_key).ok
 
 
-# What maintain() does by the same rules
+# maintain(), by the same rules
 
 def test_enable_brings_a_key_back(db):
     alter(db, max_idle="1 hour")

@@ -237,7 +237,7 @@ def test_a_scope_with_parameters_goes_with_its_instances(acme):
     assert any(notice.startswith("route GET /p/{id} still") for notice in heard)
     assert acme.reason(only.api_key) == "revoked"
     scopes = "SELECT scopes FROM keysmith.keys WHERE key_id = %s"
-    # What another definition stands for stays, and so do wildcards.
+    # Grants for which another definition stands stay, and so do wildcards.
     assert [acme.value(scopes, key.key_id) for key in (both, wide)] == [["p:all"], ["p:*"]]
     assert acme.value("SELECT scopes FROM keysmith.roles WHERE role = 'seven'") == ["r"]
     assert acme.value("SELECT scopes FROM keysmith.tenants") == ["p:all", "r", "q:*"]

@@ -241,7 +241,7 @@ def test_a_scope_that_bounds_a_tenant_is_in_use(acme):
     key = acme.mint(scopes=["b"])
     assert 'tenant "acme"; tenant "globex"' in acme.refused("KS409", "remove_scope", "default", "a")
     acme.call("remove_scope", "default", "a", cascade=True)
-    # What is left of a bound is narrower, and never none at all.
+    # The bound is narrower now. An empty one is still a bound.
     assert acme.rows("SELECT tenant, scopes FROM keysmith.tenants ORDER BY 1") == [("acme", []), ("globex", ["b"])]
     assert effective(acme, key) == []
     entries = acme.rows("SELECT tenant FROM keysmith.audit WHERE action = 'alter_tenant' AND after ->> 'scopes' <> '[\"a\"]'")

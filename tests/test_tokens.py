@@ -150,7 +150,7 @@ BAD = [
     *[("claims", json.dumps({name: "x"}), f'claims must not have "{name}"')
       for name in ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "client_id", "scope", "allowlist", "tenant",
                    "environment", "act", "may_act", "cnf", "roles", "groups", "entitlements",
-                   # Go's encoding/json takes each for one of ours.
+                   # Go's encoding/json takes each for a claim of the server.
                    "SCOPE", "\u017fub", "\u017fcope"]],
     ("claims", '{"a": 1e400}', "claims must be plain JSON"),
     ("claims", json.dumps({"a": "x" * 8000}), "scopes, allowlist, audience and claims must be shorter"),

@@ -283,7 +283,7 @@ pub fn before_commit() -> Result<()> {
         notes.into_iter().map(|(_, note)| note).filter(|note| note.table == ours).collect();
     // Statements need an active snapshot, and the commit has already dropped it.
     transaction::with_snapshot(|| catalog.as_owner(|| append::append(&catalog, &notes)))?;
-    // What a worker disabled is disabled again after a failover. It must not wait for a standby that
+    // After a failover, the worker disables its keys again. It must not wait for a standby that
     // is away: records would wait, too.
     let is_giving = |note: &Note| GIVING.contains(&note.action.as_str());
     if !pg::worker::is_one() && !notes.iter().all(is_giving) {

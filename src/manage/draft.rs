@@ -74,7 +74,7 @@ impl<'a> Draft<'a> {
         Ok(draft)
     }
 
-    /// What a repeated call must give again.
+    /// The arguments that a repeated call must give again.
     fn arguments(&self, more: Value) -> Value {
         json!([
             self.label,

@@ -68,7 +68,7 @@ pub fn run<T>(
 /// The access that an operation takes, as its SQL function does.
 fn needs(operation: Operation) -> Option<Needs> {
     match operation {
-        // Whoever may decide may do these.
+        // These need only the right to decide.
         Operation::Whoami | Operation::DeriveToken | Operation::Jwks => None,
         _ if operation.only_reads() => Some(Needs::Sight),
         _ => Some(Needs::Keys),

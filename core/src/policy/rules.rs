@@ -49,7 +49,7 @@ pub struct Found<'a> {
     pub tenant_suspended: bool,
     pub owner_gone: bool,
     pub allowlists: Option<&'a dyn Allowlists>,
-    /// What is held with the token, if there is one.
+    /// The scopes of the key, narrowed by its token if there is one.
     pub held: HeldScopes<'a>,
     /// The token that was presented in place of the key.
     pub token: Option<&'a Token>,

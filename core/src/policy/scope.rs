@@ -83,7 +83,7 @@ impl<'a> HeldScopes<'a> {
         HeldScopes { within: [own, role, owners, None, None], implications }
     }
 
-    /// What a key of a tenant holds, if the tenant has a list.
+    /// The scopes of a key whose tenant may have a list.
     #[inline]
     pub fn bounded(self, tenants: Option<&'a [&'a [u8]]>) -> HeldScopes<'a> {
         let [own, role, owners, token, _] = self.within;
@@ -91,7 +91,7 @@ impl<'a> HeldScopes<'a> {
         HeldScopes { within: [own, role, owners, token, tenants], ..self }
     }
 
-    /// What a token gives: the part of its own list that the key holds now.
+    /// The scopes of a token: those of its list that the key holds now.
     #[inline]
     pub fn narrowed(self, token: GrantList<'a>) -> HeldScopes<'a> {
         let [own, role, owners, _, tenants] = self.within;
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(held.bounded(Some(bound)).effective().to_vec(), [&b"images:read"[..], b"write"]);
         assert!(!held.bounded(Some(bound)).covers(b"admin"));
         assert_eq!(held.bounded(None).effective(), held.effective());
-        // A key without a list of its own holds all of the bound, and a token may narrow it further.
+        // A key without a list holds all of the bound, and a token may narrow it further.
         let all = held_within([None, None], &table).bounded(Some(bound));
         assert_eq!(all.effective().to_vec(), [&b"images:read"[..], b"write"]);
         let token: &[&[u8]] = &[b"write", b"videos:read"];

@@ -9,7 +9,7 @@ pub enum Reason {
     Missing,
     MalformedHeader,
     MalformedKey,
-    /// A token that is not one of ours, or not one for this keyspace.
+    /// A token that the server did not make, or that is for another keyspace.
     TokenInvalid,
     ReplicaBehind,
     NotFound,

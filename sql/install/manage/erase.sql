@@ -22,7 +22,7 @@ BEGIN
     UPDATE keysmith_private.key
     SET label = NULL, owner = NULL, allowlist = NULL, metadata = '{}', revoked_reason = 'erased',
         revoked_at = coalesce(revoked_at, clock_timestamp()),
-        -- Whoever guesses what a call was given can compare it with its digests.
+        -- A guess of the arguments could be compared with these digests.
         idempotency_digest = NULL, arguments_digest = NULL
     WHERE tenant_id = erased;
     DELETE FROM keysmith_private.member WHERE tenant_id = erased;

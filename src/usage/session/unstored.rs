@@ -1,4 +1,4 @@
-//! Which accepted requests are not stored yet, for those who look for keys that are not used.
+//! The accepted requests that are not stored yet, for the search for keys that are not used.
 
 use crate::usage::queue::Queue;
 use crate::usage::session::{pending, worker_slot};
@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::atomic::Ordering::SeqCst;
 
-/// What shared memory knows of records that are not in the tables.
+/// The records that are not in the tables, as far as shared memory knows them.
 pub enum Unstored {
     /// There is no shared memory, so records may be lost unnoticed.
     Unknown,
