@@ -12,6 +12,7 @@ use pgrx::pg_sys::{self, SubTransactionId, SubXactEvent, XactEvent};
 use std::cell::Cell;
 use std::ffi::{CStr, c_void};
 use std::mem::ManuallyDrop;
+use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 
 /// The functions that are called in each transaction.
@@ -212,7 +213,9 @@ pub fn must_not_be_parallel(command: &CStr) {
 }
 
 /// Runs `attempt` in a subtransaction. It is committed if `is_done` returns true for the result,
-/// and otherwise rolled back.
+/// and otherwise rolled back. It is rolled back also if `attempt` raises an error: otherwise a block
+/// of PL/pgSQL that handles the error would end this subtransaction in place of its own, and go on
+/// as the role that was in force here.
 pub fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T) -> bool) -> T {
     must_be_in_progress();
     // SAFETY: the same calls as in PL/pgSQL for a block with an exception handler. A rollback would
@@ -227,17 +230,25 @@ pub fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
         let level = pg_sys::GetCurrentTransactionNestLevel();
-        let done = attempt();
-        if is_done(&done) {
-            pg_sys::ReleaseCurrentSubTransaction();
-        } else {
-            // An error may have left open a subtransaction that `attempt` began.
-            while pg_sys::GetCurrentTransactionNestLevel() >= level {
-                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        let end = |is_done| {
+            if is_done {
+                pg_sys::ReleaseCurrentSubTransaction();
+            } else {
+                // An error may have left open a subtransaction that `attempt` began.
+                while pg_sys::GetCurrentTransactionNestLevel() >= level {
+                    pg_sys::RollbackAndReleaseCurrentSubTransaction();
+                }
             }
-        }
-        pg_sys::MemoryContextSwitchTo(context);
-        pg_sys::CurrentResourceOwner = owner;
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::CurrentResourceOwner = owner;
+        };
+        let done = pgrx::PgTryBuilder::new(AssertUnwindSafe(attempt))
+            .catch_others(|error| {
+                end(false);
+                error.rethrow()
+            })
+            .execute();
+        end(is_done(&done));
         done
     }
 }
