@@ -8,7 +8,6 @@ use crate::scan::Relation;
 use crate::settings::set_for_now;
 use crate::transaction::in_subtransaction;
 use pgrx::PgSqlErrorCode;
-use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Oid, TransactionId};
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
@@ -19,13 +18,6 @@ pub struct LockHolder(TransactionId);
 /// The moment at which waiting ends.
 #[derive(Clone, Copy)]
 pub struct Deadline(i64);
-
-/// How a wait ends.
-enum Wait {
-    Over,
-    TooLong,
-    Failed(Box<CaughtError>),
-}
 
 impl LockHolder {
     /// The transaction, if it is another one that has not ended.
@@ -52,10 +44,8 @@ impl Deadline {
     pub fn wait_for(self, holder: &LockHolder) -> bool {
         let mut awaited = holder.0;
         while self.left() > 0 {
-            match wait(awaited, self.left()) {
-                Wait::Over => {}
-                Wait::TooLong => return false,
-                Wait::Failed(error) => error.rethrow(),
+            if !has_ended(awaited, self.left()) {
+                return false;
             }
             // SAFETY: reads shared memory.
             unsafe {
@@ -92,9 +82,10 @@ impl Deadline {
     }
 }
 
-/// Waits for the end of a transaction, at most for this many milliseconds. PostgreSQL ends such a
-/// wait with an error, so it runs in a subtransaction.
-fn wait(transaction: TransactionId, most: i64) -> Wait {
+/// Waits for the end of a transaction, at most for this many milliseconds. False if that is too
+/// short, or if it waits for this transaction. PostgreSQL ends such a wait with an error, so it runs
+/// in a subtransaction.
+fn has_ended(transaction: TransactionId, most: i64) -> bool {
     // SAFETY: reads lock_timeout, which the session may have set lower.
     let own = i64::from(unsafe { pg_sys::LockTimeout });
     let most = if own > 0 { own.min(most) } else { most };
@@ -114,17 +105,16 @@ fn wait(transaction: TransactionId, most: i64) -> Wait {
             pg_sys::LockAcquire(&tag, mode, false, false);
             pg_sys::LockRelease(&tag, mode, false);
         }
-        Wait::Over
+        true
     });
     in_subtransaction(
         || {
             pgrx::PgTryBuilder::new(attempt)
-                .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| Wait::TooLong)
-                .catch_when(PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED, |_| Wait::TooLong)
-                .catch_others(|error| Wait::Failed(Box::new(error)))
+                .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| false)
+                .catch_when(PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED, |_| false)
                 .execute()
         },
-        |wait| matches!(wait, Wait::Over),
+        |has_ended| *has_ended,
     )
 }
 

@@ -213,9 +213,9 @@ pub fn must_not_be_parallel(command: &CStr) {
 }
 
 /// Runs `attempt` in a subtransaction. It is committed if `is_done` returns true for the result,
-/// and otherwise rolled back. It is rolled back also if `attempt` raises an error: otherwise a block
-/// of PL/pgSQL that handles the error would end this subtransaction in place of its own, and go on
-/// as the role that was in force here.
+/// and otherwise rolled back. An error in `attempt` rolls it back, too. If it stayed open, a block of
+/// PL/pgSQL that handles the error would end it, and not the subtransaction of the block. The block
+/// would go on as the role that was in force here.
 pub fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T) -> bool) -> T {
     must_be_in_progress();
     // SAFETY: the same calls as in PL/pgSQL for a block with an exception handler. A rollback would
