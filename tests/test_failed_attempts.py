@@ -1,5 +1,5 @@
-"""An error inside a subtransaction of ours ends that subtransaction. Whoever handles the error goes on in its
-own, as its own role, and a session without a transaction block is idle again."""
+"""An error inside a subtransaction of the extension ends that subtransaction. A block that handles the error goes
+on as the caller's role, and a session without a transaction block is idle again."""
 
 import psycopg
 import pytest
@@ -19,34 +19,39 @@ def mallory(cluster, dbname, db):
     cluster.execute("DROP ROLE mallory")
 
 
-def held_up(other, statement, *parameters):
-    """Another session's transaction, which a statement waits for."""
+@pytest.fixture
+def holder(connect, database):
+    """Another session, in a transaction."""
+    other = database(connect())
     other.rows("BEGIN")
-    other.rows(statement, *parameters)
+    return other
 
 
-# What waits for the name of a tenant, and for the row of one.
+# Each waits for what the statement holds.
 WAITING = {
-    "rename_tenant": ("SELECT keysmith.create_tenant('taken')", "keysmith.rename_tenant('acme', 'taken')"),
-    "erase_tenant": ("SELECT FROM keysmith_private.member WHERE member = 'ann' FOR UPDATE", "keysmith.erase_tenant('acme')"),
+    "keysmith.rename_tenant('acme', 'taken')": "SELECT keysmith.create_tenant('taken')",
+    "keysmith.erase_tenant('acme')": "SELECT FROM keysmith_private.member WHERE member = 'ann' FOR UPDATE",
 }
 
 
-@pytest.mark.parametrize("function", WAITING)
-def test_a_block_that_handles_the_error_stays_its_role(mallory, cluster, dbname, db, connect, database, function):
+@pytest.fixture(params=WAITING)
+def waiting(request, db, holder):
+    """A call that waits for the other session."""
     db.tenant()
     db.call("define_role", "default", "reader", ["a"])
     db.call("set_member", "acme", "ann", "reader")
-    holding, call = WAITING[function]
-    other = database(connect())
-    held_up(other, holding)
+    holder.rows(WAITING[request.param])
+    return request.param
+
+
+def test_a_block_that_handles_the_error_stays_its_role(mallory, cluster, dbname, db, waiting):
     with cluster.connect(dbname, mallory, autocommit=False) as session:
         session.execute("SET LOCAL lock_timeout = '100ms'")
         session.execute("CREATE TEMP TABLE saw (who name, path text)")
         session.execute(f"""
             DO $$BEGIN
                 BEGIN
-                    PERFORM {call};
+                    PERFORM {waiting};
                     RAISE 'it did not wait';
                 EXCEPTION WHEN lock_not_available THEN NULL;
                 END;
@@ -60,41 +65,33 @@ def test_a_block_that_handles_the_error_stays_its_role(mallory, cluster, dbname,
     assert not db.value("SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'")
 
 
-@pytest.mark.parametrize("function", WAITING)
-def test_the_session_is_idle_after_the_error(db, connect, database, function):
-    db.tenant()
-    db.call("define_role", "default", "reader", ["a"])
-    db.call("set_member", "acme", "ann", "reader")
-    holding, call = WAITING[function]
-    other = database(connect())
-    held_up(other, holding)
+def test_the_session_is_idle_after_the_error(db, holder, waiting):
     for timeout, error in [("lock_timeout", psycopg.errors.LockNotAvailable),
                            ("statement_timeout", psycopg.errors.QueryCanceled)]:
         db.rows(f"SET {timeout} = '100ms'")
         with pytest.raises(error):
-            db.rows(f"SELECT {call}")
+            db.rows(f"SELECT {waiting}")
         assert db.session.info.transaction_status == TransactionStatus.IDLE
         db.rows("RESET ALL")
     # It holds no lock, and goes on.
-    other.rows("ROLLBACK")
-    other.rows("SET lock_timeout = '1s'")
-    other.call("suspend_tenant", "acme")
+    holder.rows("ROLLBACK")
+    holder.rows("SET lock_timeout = '1s'")
+    holder.call("suspend_tenant", "acme")
     assert db.value("SELECT status FROM keysmith.tenants WHERE tenant = 'acme'") == "suspended"
 
 
-def test_serve_leaves_a_session_idle_that_was_canceled(db, connect, database):
+def test_serve_leaves_a_session_idle_that_was_canceled(db, holder):
     db.call("alter_keyspace", "default", Jsonb({"default_scopes": ["*"]}))
     db.call("define_endpoint", "default", "DELETE", "/keys/{id}", "revoke")
     db.tenant()
     keys = [db.mint() for _ in range(2)]
-    other = database(connect())
-    held_up(other, "SELECT FROM keysmith_private.key WHERE key_id = %s FOR UPDATE", keys[1].key_id)
+    holder.rows("SELECT FROM keysmith_private.key WHERE key_id = %s FOR UPDATE", keys[1].key_id)
     db.rows("SET statement_timeout = '200ms'")
     with pytest.raises(psycopg.errors.QueryCanceled):
         db.call("serve", Jsonb({"authorization": f"Bearer {keys[0].api_key}"}), "DELETE", f"/keys/{keys[1].key_id}")
     assert db.session.info.transaction_status == TransactionStatus.IDLE
     db.rows("RESET statement_timeout")
-    other.rows("ROLLBACK")
+    holder.rows("ROLLBACK")
     response = db.one("serve", Jsonb({"authorization": f"Bearer {keys[0].api_key}"}), "DELETE", f"/keys/{keys[1].key_id}")
     assert response.handled and response.status < 300
     assert db.status_of(keys[1].key_id) == "revoked"
