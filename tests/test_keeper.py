@@ -13,7 +13,7 @@ from keeper import Keeper
 def is_running(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # also if it ends while its file is open
         return False
 
 
