@@ -24,6 +24,10 @@ LIMITS = [
     ([LIMIT | {"window": "400 days"}], "[0].window", "must be from 1 millisecond to 366 days"),
     ([LIMIT | {"burst": -1}], "[0].burst", "must be from 1 to 1000000000, not -1"),
     ([LIMIT | {"burst": "x"}], "[0].burst", "must be an integer or null"),
+    ([LIMIT | {"unit": "Tokens"}], "[0].unit", "must have 1 to 31 letters"),
+    ([LIMIT | {"unit": 5}], "[0].unit", "must be a string or null"),
+    ([LIMIT | {"per": "customer"}], "[0].per", "must be key, tenant, member, subject or address"),
+    ([LIMIT | {"per": ["key"]}], "[0].per", "must be a string or null"),
     ([LIMIT, LIMIT], "", "must have different names"),
     ([LIMIT | {"name": str(n)} for n in range(17)], "", "must have at most 16 elements, not 17"),
 ]

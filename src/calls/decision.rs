@@ -128,7 +128,8 @@ impl<'a> Decision<'a> {
         let mut standing = Standing::default();
         if reason == Reason::Ok {
             let catalog = self.reader.catalog;
-            (reason, standing) = self.charge.collect(catalog, &self.policy, &holder.account)?;
+            (reason, standing) =
+                self.charge.collect(catalog, &self.policy, &holder.account, self.demand.address)?;
         }
         if reason == Reason::InsufficientScope {
             standing.missing_scopes = self.needs.missing(&held);
