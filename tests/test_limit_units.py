@@ -258,7 +258,7 @@ def test_a_key_gives_no_limit_that_counts_something_else(db):
 # Crowds
 
 def test_a_crowd_of_subjects_takes_no_room_of_others():
-    with running("shared_preload_libraries = 'keysmith'\nkeysmith.max_buckets = 256") as cluster:
+    with running("crowd", keysmith__max_buckets=256) as cluster:
         db = session(cluster)
         db.rows("CREATE EXTENSION keysmith")
         each = limits(CALLS | {"per": "subject"}, {"name": "all", "limit": 10**6})

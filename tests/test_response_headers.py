@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-COLUMNS = 27
+COLUMNS = 28
 
 
 def told(db, function, *positional, **named):
