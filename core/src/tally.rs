@@ -117,7 +117,9 @@ mod tests {
                 tenant_id: [key / 2; 16],
                 environment: b"live",
                 outcome: OUTCOMES[outcome],
-                learned: Learned { status, latency, method: TEXTS[method], endpoint: TEXTS[endpoint] },
+                learned: Learned {
+                    status, latency, method: TEXTS[method], endpoint: TEXTS[endpoint], ..Learned::default()
+                },
                 ..Event::default()
             }
         }

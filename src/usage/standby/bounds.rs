@@ -124,9 +124,10 @@ fn fault_of(learned: &Learned) -> Option<&'static str> {
     let length = |text: Option<&[u8]>| text.map_or(0, <[u8]>::len);
     let is_within = learned.status.is_none_or(|status| (100..=999).contains(&status))
         && learned.latency.is_none_or(|latency| (0..=LONGEST_LATENCY).contains(&latency))
+        && learned.spend.is_none_or(|spend| spend >= 0)
         && length(learned.method) <= event::MOST_METHOD
         && length(learned.endpoint) <= event::MOST_ENDPOINT;
-    (!is_within).then_some("the status, latency, method or endpoint is out of bounds")
+    (!is_within).then_some("the status, latency, spend, method or endpoint is out of bounds")
 }
 
 /// Whether this can be a reason. A standby may be of a newer version, with other reasons.
