@@ -7,21 +7,19 @@ use crate::limit::{self, Admission};
 use crate::verdict::{Account, Standing};
 use credits::{Intent, Spending};
 use keysmith_core::policy::verdict::Reason;
+use keysmith_core::policy::weights::Weights;
 use pg::error::Result;
 
 /// The price of a request.
+#[derive(Default)]
 pub struct Charge<'a> {
-    /// How many calls it counts for; 0 for a free request.
-    pub weight: u32,
+    /// What it counts for; 0 of everything for a free request.
+    pub weights: Weights<'a>,
+    /// For whom the application makes the request.
+    pub subject: Option<&'a [u8]>,
     /// How many credits it costs.
     pub spend: i64,
     pub route: Option<&'a Route>,
-}
-
-impl Default for Charge<'_> {
-    fn default() -> Self {
-        Charge { weight: 1, spend: 0, route: None }
-    }
 }
 
 impl Charge<'_> {
@@ -54,7 +52,7 @@ impl Charge<'_> {
                 return Ok((Reason::LimitsUnavailable, standing));
             };
             claims = found;
-            let (reason, after) = told(limit::take(&claims, self.weight));
+            let (reason, after) = told(limit::take(&claims, self.weights.calls));
             if reason != Reason::Ok {
                 return Ok((reason, after));
             }
@@ -73,9 +71,9 @@ impl Charge<'_> {
             Spending::Unwritable | Spending::Held => Reason::CreditsUnavailable,
         };
         if reason != Reason::Ok && !claims.is_empty() {
-            limit::give_back(&claims, self.weight);
+            limit::give_back(&claims, self.weights.calls);
             if let Some(limit) = &mut standing.limit {
-                limit.remaining = limit.remaining.saturating_add(self.weight);
+                limit.remaining = limit.remaining.saturating_add(self.weights.calls);
             }
         }
         Ok((reason, standing))
