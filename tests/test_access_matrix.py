@@ -31,7 +31,7 @@ FUNCTIONS = {
     **dict.fromkeys(["list_keys", "usage_logs", "usage_chart", "blast_radius",
                      "shows_everything"], {HOST, ISSUER, AUDITOR, ADMIN}),
     # Functions that views call with the rights of their reader.
-    **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_endpoints",
+    **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_units", "own_usage_endpoints",
                      "own_top_keys", "own_top_refusals", "own_touches", "own_tenants", "own_members", "own_stale_keys",
                      "own_recent_refusals", "own_audit", "own_overprivileged_keys", "credits_at", "key_status"],
                     {HOST, ISSUER, AUDITOR, ADMIN}),
@@ -70,7 +70,7 @@ FUNCTIONS = {
 }
 # Read, but never written.
 RELATIONS = {
-    **dict.fromkeys(["keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys",
+    **dict.fromkeys(["keys", "usage", "usage_hourly", "usage_daily", "usage_units", "usage_endpoints", "top_keys",
                      "top_refusals", "touches", "tenants", "members", "expiring_soon", "stale_keys",
                      "recent_refusals"], {HOST, ISSUER, AUDITOR, ADMIN}),
     **dict.fromkeys(["scopes", "roles", "routes", "endpoints", "audit", "overprivileged_keys", "isolation", "metrics", "alarms", "usage_nodes"],
@@ -84,7 +84,7 @@ RELATIONS = {
                      "usage_delta", "usage_partition", "heartbeat", "isolated_table", "isolated",
                      "isolated_by", "known_isolated",
                      "verifying_role", "idle_key", "all_keys", "all_audit", "all_usage", "all_usage_hourly",
-                     "all_usage_daily", "all_usage_endpoints", "all_top_keys", "all_top_refusals",
+                     "all_usage_daily", "all_usage_units", "all_usage_endpoints", "all_top_keys", "all_top_refusals",
                      "all_touches", "all_tenants", "all_members", "all_stale_keys", "all_recent_refusals",
                      "all_overprivileged_keys", "metric_help"], set()),
 }
@@ -262,7 +262,7 @@ def test_an_issuer_for_the_identity_needs_one(db, as_role):
         assert error_of(app, "SELECT keysmith.mint('globex')").sqlstate == "KS404"
 
 
-USAGE = ["usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys", "top_refusals",
+USAGE = ["usage", "usage_hourly", "usage_daily", "usage_units", "usage_endpoints", "top_keys", "top_refusals",
          "touches"]
 
 

@@ -5,8 +5,9 @@ use crate::lists;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The most bytes of an encoded record.
-pub const MAX_LEN: usize = MOST_PLAIN + 8 + 2 * 2 + lists::MOST_UNITS_BYTES + lists::MOST_TAGS_BYTES + MOST_SUBJECT;
-/// The most bytes of one without weights, subject and tags: what a slot of the queue holds.
+pub const MAX_LEN: usize =
+    MOST_PLAIN + 8 + 2 * 2 + lists::MOST_UNITS_BYTES + lists::MOST_TAGS_BYTES + MOST_SUBJECT;
+/// What a slot of the queue holds. A longer record takes several.
 pub const MOST_PLAIN: usize = 496;
 
 /// The most bytes of each text. Tables allow no longer names. Methods and endpoints are cut.
@@ -457,7 +458,7 @@ mod tests {
         assert_eq!(lengths, Some((MOST_MEMBER, MOST_NAME)));
         assert_eq!(read.learned.endpoint.map(<[u8]>::len), Some(MOST_ENDPOINT));
         assert_eq!(read.ip, Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
-        assert!(length <= MOST_PLAIN);
+        assert!(length <= MAX_LEN);
     }
 
     #[test]

@@ -102,6 +102,41 @@ pub fn merged(list: &[u8], over: &[u8]) -> Vec<u8> {
     both
 }
 
+/// A list of units as JSON.
+pub fn units_json(list: &[u8]) -> Vec<u8> {
+    object(units(list), |json, amount| json.extend_from_slice(amount.to_string().as_bytes()))
+}
+
+/// A list of tags as JSON, in the encoding of the values: each of PostgreSQL's has ASCII in it.
+pub fn tags_json(list: &[u8]) -> Vec<u8> {
+    object(entries(list), |json, value| {
+        json.push(b'"');
+        for byte in value {
+            match byte {
+                b'"' | b'\\' => json.extend_from_slice(&[b'\\', *byte]),
+                0..0x20 => json.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+                _ => json.push(*byte),
+            }
+        }
+        json.push(b'"');
+    })
+}
+
+fn object<'a, T>(
+    entries: impl Iterator<Item = (&'a [u8], T)>,
+    value: impl Fn(&mut Vec<u8>, T),
+) -> Vec<u8> {
+    let mut json = vec![b'{'];
+    for (n, (name, entry)) in entries.enumerate() {
+        json.extend_from_slice(if n == 0 { b"\"" } else { b",\"" });
+        json.extend_from_slice(name);
+        json.extend_from_slice(b"\":");
+        value(&mut json, entry);
+    }
+    json.push(b'}');
+    json
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +177,20 @@ mod tests {
         fn any_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = (is_units(&bytes), is_tags(&bytes), merged(&bytes, &bytes));
         }
+    }
+
+    #[test]
+    fn lists_become_json() {
+        let mut list = Vec::new();
+        assert_eq!(tags_json(&list), b"{}");
+        put(&mut list, b"model", "a\"\\\n\u{e9}".as_bytes());
+        put(&mut list, b"size", b"xl");
+        let json: serde_json::Value = serde_json::from_slice(&tags_json(&list)).unwrap();
+        assert_eq!(json, serde_json::json!({"model": "a\"\\\n\u{e9}", "size": "xl"}));
+        let mut list = Vec::new();
+        put_unit(&mut list, b"tokens", u32::MAX);
+        put_unit(&mut list, b"images", 0);
+        assert_eq!(units_json(&list), b"{\"tokens\":4294967295,\"images\":0}");
     }
 
     #[test]
