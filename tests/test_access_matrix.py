@@ -49,7 +49,7 @@ FUNCTIONS = {
                      "grant_access", "revoke_access", "add_credits", "maintain",
                      "replay_revocations"], {ADMIN}),
     # Parts of these functions, and trigger functions.
-    **dict.fromkeys(["policy_changed", "access_changed", "usage_counted", "usage_page", "usage_prepare", "usage_make", "is_subscribed", "refuse_on_subscriber",
+    **dict.fromkeys(["policy_changed", "access_changed", "usage_counted", "units", "usage_page", "usage_prepare", "usage_make", "is_subscribed", "refuse_on_subscriber",
                      "keep_on_publisher", "usage_incarnation_arrives", "usage_partition_arrives", "usage_fold",
                      "lock_holder", "privileges_changed_by", "usage_partitions", "usage_has_partition", "usage_fold_lock",
                      "usage_kept_from", "disable_idle_keys", "disable_all_idle_keys",
@@ -81,7 +81,7 @@ RELATIONS = {
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
                      "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "usage_mark",
-                     "usage_delta", "usage_partition", "heartbeat", "isolated_table", "isolated",
+                     "usage_delta", "usage_unit", "usage_unit_delta", "usage_partition", "heartbeat", "isolated_table", "isolated",
                      "isolated_by", "known_isolated",
                      "verifying_role", "idle_key", "all_keys", "all_audit", "all_usage", "all_usage_hourly",
                      "all_usage_daily", "all_usage_units", "all_usage_endpoints", "all_top_keys", "all_top_refusals",
@@ -276,7 +276,7 @@ def used(db):
         keys[tenant] = key = db.mint(tenant, scopes=["a"])
         headers = Jsonb({"authorization": f"Bearer {key.api_key}"})
         with db.session.transaction():
-            assert db.one("authenticate", headers, "GET", "/orders", None).ok
+            assert db.one("authenticate", headers, "GET", "/orders", None, weights=Jsonb({"tokens": 7})).ok
             db.rows("INSERT INTO orders VALUES (1)")
         assert db.reason(key.api_key, scopes=["b"]) == "insufficient_scope"
     db.call("flush_usage")

@@ -7,7 +7,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from cluster import running
-from conftest import Database, session, wait_until
+from conftest import session, wait_until
 
 ROW = "SELECT spend, weights, subject, tags FROM keysmith.usage WHERE request_id = %s"
 WEIGHTS = {"tokens": 300, "images": 0}
@@ -57,7 +57,7 @@ def test_other_tags_are_refused_and_nothing_is_changed(db, tags):
 def test_each_column_on_both_paths(db, path):
     db.rows(f"SET keysmith.usage_durability = {path}")
     db.tenant()
-    key = db.mint(credits=Jsonb({"balance": 10})).api_key
+    key = db.mint(credits=10).api_key
     request = decide(db, key, EIGHT, spend=4, weights=Jsonb(WEIGHTS), weight=3, subject="user-42")
     plain = decide(db, key)
     refused = decide(db, key, spend=400, weights=Jsonb(WEIGHTS))
