@@ -762,13 +762,21 @@ CREATE TABLE keysmith_private.usage_event (
     ip          inet,
     latency     interval,
     member      text COLLATE "C",
-    signed_in_by text COLLATE "C"
+    signed_in_by text COLLATE "C",
+    spend       bigint,
+    weights     jsonb,
+    subject     text COLLATE "C",
+    tags        jsonb
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included, and of persons whom act_as signed in';
 COMMENT ON COLUMN keysmith_private.usage_event.key_id IS 'The key; the nil id for a person';
 COMMENT ON COLUMN keysmith_private.usage_event.environment IS 'The environment of the key; empty for a person';
 COMMENT ON COLUMN keysmith_private.usage_event.member IS 'The person: a member of the tenant, or empty for the tenant as a whole; null for a key';
 COMMENT ON COLUMN keysmith_private.usage_event.signed_in_by IS 'The role that signed the person in';
+COMMENT ON COLUMN keysmith_private.usage_event.spend IS 'The credits that the request cost; null if it cost none';
+COMMENT ON COLUMN keysmith_private.usage_event.weights IS 'What the request counts for, by unit; null for one call';
+COMMENT ON COLUMN keysmith_private.usage_event.subject IS 'The user of the application';
+COMMENT ON COLUMN keysmith_private.usage_event.tags IS 'The tags that log_request gave';
 COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the shared memory in which the record waited; 0 for rows that transactions wrote themselves';
 COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The number of the record in that life; the two are unique together';
 COMMENT ON COLUMN keysmith_private.usage_event.status IS 'The HTTP status of the verdict, or the one that log_request gave';
@@ -892,6 +900,7 @@ CREATE TABLE keysmith_private.usage_hour (
     timed       bigint NOT NULL,
     latency     interval NOT NULL,
     gone        bigint NOT NULL DEFAULT 0,
+    spend       bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant_id, period, key_id, environment, status, outcome)
 ) WITH (fillfactor = 80);
 CREATE INDEX usage_hour_of_key ON keysmith_private.usage_hour (key_id, period);
@@ -899,6 +908,7 @@ CREATE INDEX usage_hour_by_period ON keysmith_private.usage_hour (period);
 COMMENT ON TABLE keysmith_private.usage_hour IS 'The number of requests per hour, key, environment, status and outcome';
 COMMENT ON COLUMN keysmith_private.usage_hour.timed IS 'The number of requests with a known latency';
 COMMENT ON COLUMN keysmith_private.usage_hour.latency IS 'The sum of those latencies';
+COMMENT ON COLUMN keysmith_private.usage_hour.spend IS 'The sum of the credits';
 COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'The number of requests whose rows were dropped';
 
 CREATE TABLE keysmith_private.usage_day (
@@ -965,7 +975,8 @@ CREATE TABLE keysmith_private.usage_delta (
     timed        bigint NOT NULL,
     latency      interval NOT NULL,
     used_at      timestamptz,
-    changed_from timestamptz
+    changed_from timestamptz,
+    spend        bigint NOT NULL DEFAULT 0
 );
 CREATE INDEX usage_delta_of_key ON keysmith_private.usage_delta (tenant_id, key_id);
 COMMENT ON TABLE keysmith_private.usage_delta IS
@@ -973,15 +984,45 @@ COMMENT ON TABLE keysmith_private.usage_delta IS
 COMMENT ON COLUMN keysmith_private.usage_delta.changed_from IS
 'The time of the oldest row that was added or removed; null if rows were only amended';
 
+-- A table of its own: most requests count for nothing but a call, and then it costs nothing.
+CREATE TABLE keysmith_private.usage_unit (
+    tenant_id   uuid NOT NULL,
+    period      timestamptz NOT NULL,
+    key_id      uuid NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    unit        text COLLATE "C" NOT NULL,
+    amount      bigint NOT NULL,
+    PRIMARY KEY (tenant_id, period, key_id, environment, unit)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE keysmith_private.usage_unit IS 'The amounts of the units of accepted requests, by hour and key; calls are counted as requests';
+
+CREATE TABLE keysmith_private.usage_unit_delta (
+    period      timestamptz NOT NULL,
+    tenant_id   uuid NOT NULL,
+    key_id      uuid NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    unit        text COLLATE "C" NOT NULL,
+    amount      bigint NOT NULL
+);
+CREATE INDEX usage_unit_delta_of_tenant ON keysmith_private.usage_unit_delta (tenant_id);
+COMMENT ON TABLE keysmith_private.usage_unit_delta IS 'The changes of usage_unit since the last fold';
+
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,usage_last,
+    FOREACH name IN ARRAY '{usage_unit,usage_unit_delta,usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,usage_last,
                             usage_mark,usage_delta}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
+
+CREATE FUNCTION keysmith_private.units(weights jsonb, OUT unit text, OUT amount bigint) RETURNS SETOF record
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT left(key, 40), (value::text)::numeric::bigint FROM jsonb_each(weights)
+    WHERE key <> 'calls' AND jsonb_typeof(value) = 'number'
+$$;
+COMMENT ON FUNCTION keysmith_private.units(jsonb) IS 'The units of weights other than calls';
 
 CREATE FUNCTION keysmith_private.usage_counted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1006,34 +1047,43 @@ BEGIN
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                count(*), count(*) FILTER (WHERE outcome <> 'ok'), count(latency),
                coalesce(sum(latency), '0'),
-               max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok'), min(at)
+               max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok'), min(at),
+               coalesce(sum(spend), 0)
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
                    coalesce(left(endpoint, 255), '') AS endpoint,
-                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency, spend
             FROM new_rows
         ) AS rows
         GROUP BY GROUPING SETS (
             (period, tenant_id, environment, key_id, status, outcome),
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
+        INSERT INTO keysmith_private.usage_unit_delta
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, sum(amount)
+        FROM new_rows AS rows, LATERAL keysmith_private.units(weights) AS u
+        WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
     ELSIF TG_OP = 'DELETE' THEN
         INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                -count(*), -count(*) FILTER (WHERE outcome <> 'ok'), -count(latency),
-               -coalesce(sum(latency), '0'), NULL, min(at)
+               -coalesce(sum(latency), '0'), NULL, min(at), -coalesce(sum(spend), 0)
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
                    coalesce(left(endpoint, 255), '') AS endpoint,
-                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency, spend
             FROM old_rows
         ) AS rows
         GROUP BY GROUPING SETS (
             (period, tenant_id, environment, key_id, status, outcome),
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
+        INSERT INTO keysmith_private.usage_unit_delta
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, -sum(amount)
+        FROM old_rows AS rows, LATERAL keysmith_private.units(weights) AS u
+        WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
     ELSE
         -- Applications amend rows after they have answered. That moves no row.
         moved := EXISTS (
@@ -1046,21 +1096,26 @@ BEGIN
                coalesce(sum(sign) FILTER (WHERE latency IS NOT NULL), 0),
                coalesce(sum(sign * latency), '0'),
                max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok' AND sign = 1),
-               CASE WHEN moved THEN min(at) END
+               CASE WHEN moved THEN min(at) END, coalesce(sum(sign * spend), 0)
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
                    coalesce(left(endpoint, 255), '') AS endpoint,
-                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency, sign
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency, sign, spend
             FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows
         ) AS rows
         GROUP BY GROUPING SETS (
             (period, tenant_id, environment, key_id, status, outcome),
             (period, tenant_id, environment, method, endpoint))
         HAVING (grouping(key_id) = 0 OR method <> '' OR endpoint <> '')
-           AND (moved OR sum(sign) <> 0 OR sum(sign * latency) <> '0'
+           AND (moved OR sum(sign) <> 0 OR sum(sign * spend) <> 0 OR sum(sign * latency) <> '0'
                 OR sum(sign) FILTER (WHERE latency IS NOT NULL) <> 0
                 OR sum(sign) FILTER (WHERE outcome <> 'ok') <> 0);
+        INSERT INTO keysmith_private.usage_unit_delta
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, sum(sign * amount)
+        FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows, LATERAL keysmith_private.units(weights) AS u
+        WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5
+        HAVING sum(sign * amount) <> 0;
     END IF;
     RETURN NULL;
 END $$;
@@ -1108,7 +1163,7 @@ BEGIN
         DELETE FROM keysmith_private.usage_delta RETURNING *
     ), keys AS MATERIALIZED (
         SELECT tenant_id, period, key_id, environment, status, outcome,
-               sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency,
+               sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency, sum(spend) AS spend,
                max(used_at) AS used_at, min(changed_from) AS changed_from, count(*) AS deltas
         FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
     ), endpoints AS MATERIALIZED (
@@ -1118,23 +1173,33 @@ BEGIN
         FROM taken WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5
     ), hours AS (
         INSERT INTO keysmith_private.usage_hour AS u
-            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
-        SELECT tenant_id, period, key_id, environment, status, outcome, requests, timed, latency
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend)
+        SELECT tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend
         FROM keys
         ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
             requests = u.requests + excluded.requests,
             timed = u.timed + excluded.timed,
-            latency = u.latency + excluded.latency
+            latency = u.latency + excluded.latency,
+            spend = u.spend + excluded.spend
     ), days AS (
         INSERT INTO keysmith_private.usage_day AS u
-            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend)
         SELECT tenant_id, date_trunc('day', period, 'UTC'), key_id, environment, status, outcome,
-               sum(requests), sum(timed), sum(latency)
+               sum(requests), sum(timed), sum(latency), sum(spend)
         FROM keys GROUP BY 1, 2, 3, 4, 5, 6
         ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
             requests = u.requests + excluded.requests,
             timed = u.timed + excluded.timed,
-            latency = u.latency + excluded.latency
+            latency = u.latency + excluded.latency,
+            spend = u.spend + excluded.spend
+    ), unit_deltas AS (
+        DELETE FROM keysmith_private.usage_unit_delta RETURNING *
+    ), units AS (
+        INSERT INTO keysmith_private.usage_unit AS u
+        SELECT tenant_id, period, key_id, environment, unit, sum(amount)
+        FROM unit_deltas GROUP BY 1, 2, 3, 4, 5
+        ON CONFLICT (tenant_id, period, key_id, environment, unit) DO UPDATE SET
+            amount = u.amount + excluded.amount
     ), lasts AS (
         INSERT INTO keysmith_private.usage_last AS u (key_id, used_at)
         SELECT key_id, max(used_at) FROM keys WHERE used_at IS NOT NULL GROUP BY 1
@@ -1578,10 +1643,11 @@ CREATE FUNCTION keysmith.log_request(
     latency interval DEFAULT NULL,
     endpoint text DEFAULT NULL,
     method text DEFAULT NULL,
-    request_id uuid DEFAULT NULL
+    request_id uuid DEFAULT NULL,
+    tags jsonb DEFAULT NULL
 ) RETURNS boolean
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_log_request';
-COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
+COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid, jsonb) IS
 'Completes the record of a request; the newest in this transaction, or the one with the given id';
 /* </end connected objects> */
 
@@ -1622,7 +1688,8 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 CREATE VIEW keysmith_private.all_usage AS
 SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, nullif(e.environment, '') AS environment,
        k.key_id, k.label,
-       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id, e.member, e.signed_in_by
+       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id, e.member, e.signed_in_by,
+       e.spend, e.weights, e.subject, e.tags
 FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
 LEFT JOIN keysmith_private.key k USING (key_id);
@@ -1644,22 +1711,26 @@ COMMENT ON COLUMN keysmith.usage.latency IS 'The duration of the request, as log
 COMMENT ON COLUMN keysmith.usage.tenant_id IS 'The id of the tenant';
 COMMENT ON COLUMN keysmith.usage.member IS 'The member, if it is a request of a person; empty for the tenant as a whole';
 COMMENT ON COLUMN keysmith.usage.signed_in_by IS 'The role of the database that signed the person in';
+COMMENT ON COLUMN keysmith.usage.spend IS 'The credits that the request cost; null if it cost none';
+COMMENT ON COLUMN keysmith.usage.weights IS 'What the request counts for, by unit; null for one call';
+COMMENT ON COLUMN keysmith.usage.subject IS 'The user of the application, as the request named it';
+COMMENT ON COLUMN keysmith.usage.tags IS 'The tags that log_request gave';
 
 -- Totals are of requests of keys. The requests of persons have no key and no environment.
 CREATE VIEW keysmith_private.all_usage_hourly AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id
-FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+       u.tenant_id, pg_catalog.sum(u.spend)::bigint AS spend
+FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_hour
       UNION ALL
-      SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+      SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
 WHERE u.key_id <> '00000000-0000-0000-0000-000000000000'
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
-HAVING pg_catalog.sum(u.requests) <> 0;
+HAVING pg_catalog.sum(u.requests) <> 0 OR pg_catalog.sum(u.spend) <> 0;
 SELECT keysmith_private.publish('usage_hourly');
 COMMENT ON VIEW keysmith.usage_hourly IS 'The number of requests by hour, key, environment, status and outcome';
 COMMENT ON COLUMN keysmith.usage_hourly.hour IS 'The beginning of the hour';
@@ -1672,23 +1743,24 @@ COMMENT ON COLUMN keysmith.usage_hourly.outcome IS 'ok, or the reason of the ref
 COMMENT ON COLUMN keysmith.usage_hourly.requests IS 'The number of requests';
 COMMENT ON COLUMN keysmith.usage_hourly.latency IS 'The mean of the known latencies';
 COMMENT ON COLUMN keysmith.usage_hourly.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.usage_hourly.spend IS 'The sum of the credits that the requests cost';
 
 CREATE VIEW keysmith_private.all_usage_daily AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
        u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id
-FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+       u.tenant_id, pg_catalog.sum(u.spend)::bigint AS spend
+FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_day
       UNION ALL
       SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, key_id, environment, status,
-             outcome, requests, timed, latency
+             outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
 WHERE u.key_id <> '00000000-0000-0000-0000-000000000000'
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
-HAVING pg_catalog.sum(u.requests) <> 0;
+HAVING pg_catalog.sum(u.requests) <> 0 OR pg_catalog.sum(u.spend) <> 0;
 SELECT keysmith_private.publish('usage_daily');
 COMMENT ON VIEW keysmith.usage_daily IS 'The number of requests by day (UTC), key, environment, status and outcome';
 COMMENT ON COLUMN keysmith.usage_daily.day IS 'The day, in UTC';
@@ -1701,6 +1773,28 @@ COMMENT ON COLUMN keysmith.usage_daily.outcome IS 'ok, or the reason of the refu
 COMMENT ON COLUMN keysmith.usage_daily.requests IS 'The number of requests';
 COMMENT ON COLUMN keysmith.usage_daily.latency IS 'The mean of the known latencies';
 COMMENT ON COLUMN keysmith.usage_daily.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.usage_daily.spend IS 'The sum of the credits that the requests cost';
+
+CREATE VIEW keysmith_private.all_usage_units AS
+SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.unit,
+       pg_catalog.sum(u.amount)::bigint AS amount, u.tenant_id
+FROM (SELECT period, tenant_id, key_id, environment, unit, amount FROM keysmith_private.usage_unit
+      UNION ALL
+      SELECT period, tenant_id, key_id, environment, unit, amount FROM keysmith_private.usage_unit_delta) AS u
+JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE u.key_id <> '00000000-0000-0000-0000-000000000000'
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.unit
+HAVING pg_catalog.sum(u.amount) <> 0;
+SELECT keysmith_private.publish('usage_units');
+COMMENT ON VIEW keysmith.usage_units IS 'The amounts of units that accepted requests counted for, by hour and key';
+COMMENT ON COLUMN keysmith.usage_units.hour IS 'The beginning of the hour';
+COMMENT ON COLUMN keysmith.usage_units.tenant IS 'The name of the tenant that the key belongs to';
+COMMENT ON COLUMN keysmith.usage_units.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.usage_units.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.usage_units.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.usage_units.unit IS 'The name of the unit, such as tokens; calls are counted as requests';
+COMMENT ON COLUMN keysmith.usage_units.amount IS 'The sum of the weights in that unit';
+COMMENT ON COLUMN keysmith.usage_units.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith_private.all_usage_endpoints AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
@@ -2606,8 +2700,9 @@ BEGIN
 
     LOCK TABLE keysmith_private.usage_event, keysmith_private.touch IN SHARE ROW EXCLUSIVE MODE;
     UPDATE keysmith_private.usage_event
-    SET ip = NULL, member = CASE WHEN member IS NOT NULL THEN '' END
-    WHERE tenant_id = erased AND (ip IS NOT NULL OR member <> '');
+    SET ip = NULL, member = CASE WHEN member IS NOT NULL THEN '' END, subject = NULL, tags = NULL
+    WHERE tenant_id = erased
+      AND (ip IS NOT NULL OR member <> '' OR subject IS NOT NULL OR tags IS NOT NULL);
     UPDATE keysmith_private.touch SET member = '' WHERE tenant_id = erased AND member <> '';
     -- The error of a record that could not be stored may quote its row.
     DELETE FROM keysmith_private.usage_set_aside q
@@ -2634,6 +2729,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM keysmith_private.usage_event WHERE tenant_id = ANY (tenants);
     -- Deleting the rows has written deltas, too.
     DELETE FROM keysmith_private.usage_delta WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_unit_delta WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_unit WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_hour WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_day WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_endpoint_hour WHERE tenant_id = ANY (tenants);
@@ -3543,7 +3640,8 @@ BEGIN
                  ''key_id'', CASE WHEN member IS NULL THEN key_id END, ''member'', member,
                  ''environment'', nullif(environment, ''''),
                  ''method'', method, ''endpoint'', endpoint, ''status'', status, ''outcome'', outcome,
-                 ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3))
+                 ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3),
+                 ''spend'', spend, ''weights'', weights, ''subject'', subject, ''tags'', tags)
                  ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
              FROM (SELECT * FROM keysmith_private.usage_event
                    WHERE tenant_id = $1 %s %s AND at >= $3 AND at < $4
@@ -4491,6 +4589,7 @@ ALTER TABLE keysmith_private.key REPLICA IDENTITY USING INDEX key_digest_keyspac
 ALTER TABLE keysmith_private.access REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.touch REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_delta REPLICA IDENTITY FULL;
+ALTER TABLE keysmith_private.usage_unit_delta REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_unknown_sample REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_set_aside REPLICA IDENTITY FULL;
 
@@ -4534,7 +4633,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{usage_event,usage_delta,usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,
+    FOREACH name IN ARRAY '{usage_event,usage_delta,usage_unit,usage_unit_delta,usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,
                             usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch}'::text[] LOOP
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER arrives BEFORE INSERT ON keysmith_private.%1$I
@@ -5601,6 +5700,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('log_request', 'endpoint',         'its path, without the query'),
     ('log_request', 'method',           'its method, such as GET'),
     ('log_request', 'request_id',       'the request_id of the verdict; null for the newest in the transaction'),
+    ('log_request', 'tags',             'names and texts, at most 8, such as {"model": "small"}'),
     ('usage_logs', 'key_id',            'a key of the tenant; null for all of them'),
     ('usage_logs', 'page',              'the number of the page, from 1'),
     ('usage_logs', 'per_page',          'how many requests it has; at most 1000'),

@@ -25,7 +25,7 @@ def lively(db, keyspace):
     db.call("set_member", f"{keyspace}-acme", "ann", "dev", keyspace)
     key = db.mint(f"{keyspace}-acme", keyspace=keyspace, role="dev", owner="ann", credits=5)
     with db.session.transaction():
-        assert db.verify(key.api_key, keyspace=keyspace, sign_in=True, ip="192.0.2.1").ok
+        assert db.verify(key.api_key, keyspace=keyspace, sign_in=True, ip="192.0.2.1", weights=Jsonb({"tokens": 1})).ok
         db.rows("INSERT INTO docs VALUES ('x')")
     db.one("authenticate", Jsonb({"Authorization": f"Bearer {key.api_key}"}), "GET", "/things", None, keyspace=keyspace)
     db.verify("nothing", keyspace=keyspace)
@@ -34,7 +34,7 @@ def lively(db, keyspace):
             key.key_id, key.key_id)
     db.call("flush_usage")
     db.rows("SELECT keysmith_private.usage_fold()")
-    db.verify(key.api_key, keyspace=keyspace)
+    db.verify(key.api_key, keyspace=keyspace, weights=Jsonb({"tokens": 1}))
     db.call("flush_usage")
     return key, [str(tenant), str(key.key_id), keyspace]
 
@@ -89,7 +89,7 @@ def test_all_that_belongs_to_it_goes(db, docs, role):
     filled = {name for name, rows in before.items() if "studio" in rows or any(mark in rows for mark in marks)}
     assert filled >= {
         "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope", "role", "route", "endpoint", "tenant", "member",
-        "key", "access", "credit", "touch", "usage_event", "usage_delta", "usage_hour", "usage_day", "usage_endpoint_hour",
+        "key", "access", "credit", "touch", "usage_event", "usage_delta", "usage_unit", "usage_unit_delta", "usage_hour", "usage_day", "usage_endpoint_hour",
         "usage_endpoint_day", "usage_last", "usage_mark", "usage_unknown", "usage_unknown_sample", "usage_set_aside"}
     db.call("drop_keyspace", "studio", cascade=True)
     after = tables(db)

@@ -738,18 +738,25 @@ def test_a_life_is_that_of_one_standby(servers):
 
 
 def record(request_id, key_id, tenant_id, age=0, keyspace=b"default", environment=b"live",
-           outcome=b"ok", status=200, latency=None, endpoint=None):
+           outcome=b"ok", status=200, latency=None, endpoint=None, spend=None, weights=None, tags=None):
     """A record as in a standby's memory: the learned values, and then the rest."""
     at = int((time.time() - age - 946_684_800) * 1_000_000)  # not checked: a point in time
     texts = b"".join(bytes([len(text)]) + text for text in (keyspace, environment, outcome))
     marks = 1 | (2 if latency is not None else 0) | (8 if endpoint is not None else 0)
+    marks |= (16 if spend is not None else 0) | (32 if weights is not None else 0) | (64 if tags is not None else 0)
     learned = bytes([marks]) + status.to_bytes(4, "little", signed=True)
     if latency is not None:
         learned += latency.to_bytes(8, "little", signed=True)
     if endpoint is not None:
         learned += bytes([len(endpoint)]) + endpoint
+    if spend is not None:
+        learned += spend.to_bytes(8, "little", signed=True)
+    for pairs in (weights, tags):
+        if pairs is not None:
+            listed = b"".join(bytes([len(name)]) + name + len(value).to_bytes(2, "little") + value for name, value in pairs)
+            learned += len(listed).to_bytes(2, "little") + listed
     return (b"\1" + request_id.bytes + learned + at.to_bytes(8, "little", signed=True)
-            + key_id.bytes + tenant_id.bytes + texts + b"\0")
+            + key_id.bytes + tenant_id.bytes + texts + b"\0\0")
 
 
 def parcel(*records):
@@ -811,7 +818,30 @@ UNFIT = {
     "a latency before its time": {"latency": -1},
     "a latency of ages": {"latency": 2**62},
     "a long endpoint": {"endpoint": b"x" * 201},
+    "a spend below nothing": {"spend": -1},
+    "a spend beyond all": {"spend": 2**62},
 }
+
+
+GARBLED = {
+    "a weight of five bytes": {"weights": [(b"tokens", b"12345")]},
+    "ten units": {"weights": [(b"u%d" % n, b"1234") for n in range(10)]},
+    "a unit of another name": {"weights": [(b"Tokens", b"1234")]},
+    "a unit twice": {"weights": [(b"tokens", b"1234")] * 2},
+    "nine tags": {"tags": [(b"t%d" % n, b"x") for n in range(9)]},
+    "a tag without a text": {"tags": [(b"t", b"")]},
+    "a tag of other bytes": {"tags": [(b"t", b"\xff\0")]},
+    "too long tags": {"tags": [(b"t", b"x" * 1000)]},
+}
+
+
+@pytest.mark.parametrize("garbled", GARBLED.values(), ids=GARBLED)
+def test_lists_that_no_server_makes_are_refused(servers, holder, garbled):
+    _, _, db = servers
+    statement = "SELECT last_sequence FROM keysmith.usage_collect('lists', 35, 10, true, 0, %s, 0, '', '')"
+    with pytest.raises(psycopg.Error) as error:
+        db.value(statement, parcel(record(uuid.uuid4(), **holder, **garbled)))
+    assert error.value.sqlstate == "KS400"
 
 
 @pytest.fixture

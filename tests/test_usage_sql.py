@@ -14,7 +14,7 @@ import pytest
 from conftest import Database, wait_until
 
 COLUMNS = ("at, incarnation, sequence, request_id, key_id, tenant_id, keyspace, environment, method, "
-           "endpoint, status, outcome, ip, latency")
+           "endpoint, status, outcome, ip, latency, spend, weights")
 OUTCOMES = [("ok", 200), ("ok", 500), ("insufficient_scope", 403), ("revoked", 401)]
 TODAY = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
 
@@ -38,7 +38,8 @@ class Usage:
         return (at or TODAY - timedelta(seconds=self.random.randrange(86400)), 1, self.sequence,
                 uuid.uuid4(), key_id, tenant_id, "default", "live", "GET",
                 endpoint or self.random.choice(["/a", "/b", None]), status or drawn_status,
-                outcome or drawn, "10.0.0.1", latency)
+                outcome or drawn, "10.0.0.1", latency,
+                self.random.choice([None, 0, 5]), self.random.choice([None, '{"calls": 3}', '{"tokens": 7, "images": 1}']))
 
     def write(self, rows, table="keysmith_private.usage_event"):
         for day in {row[0].astimezone(timezone.utc).date() for row in rows}:
@@ -67,13 +68,22 @@ def partition(day):
 BY_KEY = """
     SELECT * FROM (
         SELECT date_trunc('{span}', at, 'UTC') AS period, tenant_id, key_id, environment, status,
-               outcome, count(*)::bigint
+               outcome, count(*)::bigint, coalesce(sum(spend), 0)::bigint AS spent
         FROM keysmith_private.usage_event GROUP BY 1, 2, 3, 4, 5, 6) AS rows
     FULL JOIN (
-        SELECT {column} AS period, tenant_id, key_id, environment, status, outcome, requests
+        SELECT {column} AS period, tenant_id, key_id, environment, status, outcome, requests, spend
         FROM keysmith.usage_{span_ly}) AS totals
     USING (period, tenant_id, key_id, environment, status, outcome)
-    WHERE count IS DISTINCT FROM requests"""
+    WHERE (count, spent) IS DISTINCT FROM (requests, spend)"""
+BY_UNIT = """
+    SELECT * FROM (
+        SELECT date_trunc('hour', at, 'UTC') AS hour, tenant_id, key_id, environment, key AS unit, sum(value::bigint) AS sum
+        FROM keysmith_private.usage_event, jsonb_each_text(weights)
+        WHERE outcome = 'ok' AND key <> 'calls' GROUP BY 1, 2, 3, 4, 5 HAVING sum(value::bigint) <> 0) AS rows
+    FULL JOIN (
+        SELECT hour, tenant_id, key_id, environment, unit, amount FROM keysmith.usage_units) AS totals
+    USING (hour, tenant_id, key_id, environment, unit)
+    WHERE sum IS DISTINCT FROM amount"""
 BY_ENDPOINT = """
     SELECT * FROM (
         SELECT (at AT TIME ZONE 'UTC')::date AS day, tenant_id, coalesce(endpoint, '') AS endpoint,
@@ -89,6 +99,7 @@ DIFFERENCES = [
     BY_KEY.format(span="hour", span_ly="hourly", column="hour"),
     BY_KEY.format(span="day", span_ly="daily", column="day::timestamp AT TIME ZONE 'UTC'"),
     BY_ENDPOINT,
+    BY_UNIT,
 ]
 
 
@@ -111,6 +122,8 @@ def test_totals_are_those_of_the_rows_whatever_is_done_to_them(usage):
         db.rows(draw.choice([
             f"UPDATE {table} SET status = 404, latency = '7 ms', endpoint = '/c' WHERE {some}",
             f"UPDATE {table} SET outcome = 'ok' WHERE {some}",
+            f"UPDATE {table} SET spend = 9, weights = weights || '{{\"tokens\": 4}}' WHERE {some}",
+            f"UPDATE {table} SET spend = NULL, weights = NULL WHERE {some}",
             f"UPDATE keysmith_private.usage_event SET at = at + interval '90 minutes' WHERE {some}",
             f"DELETE FROM {table} WHERE sequence % 31 = {draw.randrange(31)}",
             "SELECT 1",

@@ -1,10 +1,14 @@
 //! The record of a request. Its size is bounded, so it can wait in shared memory, and copying it
 //! there allocates nothing.
 
+use crate::lists;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The most bytes of an encoded record.
-pub const MAX_LEN: usize = 496;
+pub const MAX_LEN: usize =
+    MOST_PLAIN + 8 + 2 * 2 + lists::MOST_UNITS_BYTES + lists::MOST_TAGS_BYTES + MOST_SUBJECT;
+/// What a slot of the queue holds. A longer record takes several.
+pub const MOST_PLAIN: usize = 496;
 
 /// The most bytes of each text. Tables allow no longer names. Methods and endpoints are cut.
 pub const MOST_NAME: usize = 63;
@@ -13,6 +17,7 @@ pub const MOST_METHOD: usize = 32;
 pub const MOST_ENDPOINT: usize = 200;
 /// A member's name is cut, too, so that a record of a person takes no more than another.
 pub const MOST_MEMBER: usize = 62;
+pub const MOST_SUBJECT: usize = 128;
 
 /// The outcome of a request that was accepted.
 pub const ACCEPTED: &[u8] = b"ok";
@@ -32,6 +37,10 @@ pub struct Event<'a> {
     pub learned: Learned<'a>,
     /// The person, instead of a key: then the id of the key is nil, and the request was accepted.
     pub person: Option<Person<'a>>,
+    /// The application's own user.
+    pub subject: Option<&'a [u8]>,
+    /// Whether the request is counted, and leaves no row.
+    pub is_counted_only: bool,
 }
 
 /// A person whom the application signed in.
@@ -43,7 +52,7 @@ pub struct Person<'a> {
     pub role: &'a [u8],
 }
 
-/// Facts that the application may report after the decision.
+/// What the decision tells first, and the application may report later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Learned<'a> {
     pub status: Option<i32>,
@@ -51,17 +60,31 @@ pub struct Learned<'a> {
     pub latency: Option<i64>,
     pub method: Option<&'a [u8]>,
     pub endpoint: Option<&'a [u8]>,
+    /// Credits.
+    pub spend: Option<i64>,
+    /// Units and tags, as `lists` has them.
+    pub weights: Option<&'a [u8]>,
+    pub tags: Option<&'a [u8]>,
 }
 
 impl<'a> Learned<'a> {
-    /// These facts, with those of a later report in their place.
+    /// These facts, with those of a later report in their place. Weights are replaced as a whole:
+    /// see `lists::merged`.
     pub fn amended(self, told: Learned<'a>) -> Learned<'a> {
         Learned {
             status: told.status.or(self.status),
             latency: told.latency.or(self.latency),
             method: told.method.or(self.method),
             endpoint: told.endpoint.or(self.endpoint),
+            spend: told.spend.or(self.spend),
+            weights: told.weights.or(self.weights),
+            tags: told.tags.or(self.tags),
         }
+    }
+
+    /// The weights of both, if both have some.
+    pub fn merged_weights(&self, told: &Learned) -> Option<Vec<u8>> {
+        Some(lists::merged(self.weights?, told.weights?))
     }
 }
 
@@ -80,12 +103,16 @@ pub enum Record<'a> {
 const EVENT: u8 = 1;
 const AMENDMENT: u8 = 2;
 const EVENT_OF_PERSON: u8 = 3;
+const COUNTED_EVENT: u8 = 4;
 
 /// Bits that say which facts follow.
 const HAS_STATUS: u8 = 1;
 const HAS_LATENCY: u8 = 2;
 const HAS_METHOD: u8 = 4;
 const HAS_ENDPOINT: u8 = 8;
+const HAS_SPEND: u8 = 16;
+const HAS_WEIGHTS: u8 = 32;
+const HAS_TAGS: u8 = 64;
 
 impl<'a> Record<'a> {
     /// Writes the record and returns its length. Texts that are too long are cut at any byte, so
@@ -94,7 +121,11 @@ impl<'a> Record<'a> {
         let mut writer = Writer { into, used: 0 };
         match self {
             Record::Event(event) => {
-                writer.put(&[if event.person.is_some() { EVENT_OF_PERSON } else { EVENT }]);
+                writer.put(&[match event.person {
+                    Some(_) => EVENT_OF_PERSON,
+                    None if event.is_counted_only => COUNTED_EVENT,
+                    None => EVENT,
+                }]);
                 writer.put(&event.request_id);
                 writer.put_learned(&event.learned);
                 writer.put(&event.at.to_le_bytes());
@@ -124,6 +155,7 @@ impl<'a> Record<'a> {
                         writer.put(&address.octets());
                     }
                 }
+                writer.put_text(event.subject.unwrap_or_default(), MOST_SUBJECT);
             }
             Record::Amendment { request_id, at, told } => {
                 writer.put(&[AMENDMENT]);
@@ -135,7 +167,6 @@ impl<'a> Record<'a> {
         writer.used
     }
 
-    /// Reads a record that `encode` wrote. `None` for any other bytes.
     /// The record as `encode` writes it.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut room = [0; MAX_LEN];
@@ -155,17 +186,19 @@ impl<'a> Record<'a> {
                 told: learned,
                 at: i64::from_le_bytes(reader.take()?),
             }),
-            EVENT | EVENT_OF_PERSON => {
+            EVENT | COUNTED_EVENT | EVENT_OF_PERSON => {
+                let is_of_key = kind != EVENT_OF_PERSON;
                 let mut event = Event {
                     request_id,
                     learned,
                     at: i64::from_le_bytes(reader.take()?),
-                    key_id: if kind == EVENT { reader.take()? } else { [0; 16] },
+                    key_id: if is_of_key { reader.take()? } else { [0; 16] },
                     tenant_id: reader.take()?,
                     keyspace: reader.take_text()?,
+                    is_counted_only: kind == COUNTED_EVENT,
                     ..Event::default()
                 };
-                if kind == EVENT {
+                if is_of_key {
                     event.environment = reader.take_text()?;
                     event.outcome = reader.take_text()?;
                 } else {
@@ -179,6 +212,7 @@ impl<'a> Record<'a> {
                     [6] => Some(IpAddr::V6(Ipv6Addr::from(reader.take::<16>()?))),
                     _ => return None,
                 };
+                event.subject = Some(reader.take_text()?).filter(|subject| !subject.is_empty());
                 Some(Record::Event(event))
             }
             _ => None,
@@ -229,7 +263,10 @@ impl Writer<'_> {
         self.put(&[mark(learned.status.is_some(), HAS_STATUS)
             | mark(learned.latency.is_some(), HAS_LATENCY)
             | mark(learned.method.is_some(), HAS_METHOD)
-            | mark(learned.endpoint.is_some(), HAS_ENDPOINT)]);
+            | mark(learned.endpoint.is_some(), HAS_ENDPOINT)
+            | mark(learned.spend.is_some(), HAS_SPEND)
+            | mark(learned.weights.is_some(), HAS_WEIGHTS)
+            | mark(learned.tags.is_some(), HAS_TAGS)]);
         if let Some(status) = learned.status {
             self.put(&status.to_le_bytes());
         }
@@ -242,6 +279,22 @@ impl Writer<'_> {
         if let Some(endpoint) = learned.endpoint {
             self.put_text(endpoint, MOST_ENDPOINT);
         }
+        if let Some(spend) = learned.spend {
+            self.put(&spend.to_le_bytes());
+        }
+        if let Some(weights) = learned.weights {
+            self.put_list(weights, lists::MOST_UNITS_BYTES);
+        }
+        if let Some(tags) = learned.tags {
+            self.put_list(tags, lists::MOST_TAGS_BYTES);
+        }
+    }
+
+    /// A list that is too long is replaced by an empty one.
+    fn put_list(&mut self, list: &[u8], most: usize) {
+        let list = if list.len() <= most { list } else { &[] };
+        self.put(&(list.len() as u16).to_le_bytes());
+        self.put(list);
     }
 }
 
@@ -261,6 +314,13 @@ impl<'a> Reader<'a> {
         Some(text)
     }
 
+    fn take_list(&mut self) -> Option<&'a [u8]> {
+        let length = u16::from_le_bytes(self.take()?);
+        let (list, rest) = self.0.split_at_checked(usize::from(length))?;
+        self.0 = rest;
+        Some(list)
+    }
+
     fn take_learned(&mut self) -> Option<Learned<'a>> {
         let [marks] = self.take()?;
         let mut learned = Learned::default();
@@ -275,6 +335,15 @@ impl<'a> Reader<'a> {
         }
         if marks & HAS_ENDPOINT != 0 {
             learned.endpoint = Some(self.take_text()?);
+        }
+        if marks & HAS_SPEND != 0 {
+            learned.spend = Some(i64::from_le_bytes(self.take()?));
+        }
+        if marks & HAS_WEIGHTS != 0 {
+            learned.weights = Some(self.take_list()?);
+        }
+        if marks & HAS_TAGS != 0 {
+            learned.tags = Some(self.take_list()?);
         }
         Some(learned)
     }
@@ -333,7 +402,7 @@ mod tests {
 
     #[test]
     fn the_longest_record_fits() {
-        let long = [b'x'; 1000];
+        let (long, weights) = ([b'x'; 1000], [b'x'; lists::MOST_UNITS_BYTES]);
         let event = Record::Event(Event {
             keyspace: &long,
             environment: &long,
@@ -344,13 +413,20 @@ mod tests {
                 latency: Some(1),
                 method: Some(&long),
                 endpoint: Some(&long),
+                spend: Some(1),
+                weights: Some(&weights),
+                tags: Some(&long),
             },
+            subject: Some(&long),
             ..Event::default()
         });
         let mut room = [0; MAX_LEN];
         let length = event.encode(&mut room);
         let Some(Record::Event(read)) = Record::decode(&room[..length]) else { panic!() };
         assert_eq!(read.ip, Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
+        assert_eq!(read.subject.map(<[u8]>::len), Some(MOST_SUBJECT));
+        assert_eq!(read.learned.weights.map(<[u8]>::len), Some(lists::MOST_UNITS_BYTES));
+        assert_eq!(read.learned.tags.map(<[u8]>::len), Some(lists::MOST_TAGS_BYTES));
         assert_eq!(read.keyspace.len(), MOST_NAME);
         assert_eq!(read.environment.len(), MOST_NAME);
         assert_eq!(read.outcome.len(), MOST_OUTCOME);
@@ -370,6 +446,7 @@ mod tests {
                 latency: Some(1),
                 method: Some(&long),
                 endpoint: Some(&long),
+                ..Learned::default()
             },
             person: Some(Person { member: &long, role: &long }),
             ..Event::default()
@@ -412,19 +489,23 @@ mod tests {
             method in proptest::option::of(bytes(MOST_METHOD)),
             endpoint in proptest::option::of(bytes(MOST_ENDPOINT)),
             member in proptest::option::of(bytes(MOST_MEMBER)), role in bytes(MOST_NAME),
-            is_event in any::<bool>(),
+            is_event in any::<bool>(), is_counted_only in any::<bool>(), spend in any::<Option<i64>>(),
+            weights in proptest::option::of(bytes(lists::MOST_UNITS_BYTES)),
+            tags in proptest::option::of(bytes(lists::MOST_TAGS_BYTES)),
+            subject in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..=MOST_SUBJECT)),
         ) {
             let learned = Learned {
                 status, latency, method: method.as_deref(), endpoint: endpoint.as_deref(),
+                spend, weights: weights.as_deref(), tags: tags.as_deref(),
             };
             let of_key = Event {
                 at, request_id: ids[0], key_id: ids[1], tenant_id: ids[2],
                 keyspace: &keyspace, environment: &environment, outcome: &outcome, ip, learned,
-                person: None,
+                person: None, subject: subject.as_deref(), is_counted_only,
             };
             let record = if let Some(member) = &member && is_event {
                 Record::Event(Event {
-                    key_id: [0; 16], environment: b"", outcome: ACCEPTED,
+                    key_id: [0; 16], environment: b"", outcome: ACCEPTED, is_counted_only: false,
                     person: Some(Person { member, role: &role }), ..of_key
                 })
             } else if is_event {

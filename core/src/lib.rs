@@ -15,6 +15,7 @@ pub mod event;
 pub mod gcra;
 pub mod http;
 pub mod key;
+pub mod lists;
 pub mod parcel;
 pub mod policy;
 pub mod queue;

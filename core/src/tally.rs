@@ -1,6 +1,8 @@
 //! What a batch of requests adds to the totals of hours, by key and by endpoint.
 
-use crate::event::Event;
+use crate::event::{ACCEPTED, Event};
+use crate::lists;
+use crate::policy::weights::CALLS;
 use std::collections::HashMap;
 
 /// In microseconds.
@@ -36,11 +38,25 @@ pub struct Counts {
     pub used_at: Option<i64>,
     /// The time of the oldest request.
     pub changed_from: Option<i64>,
+    /// The sum of the credits.
+    pub spend: i64,
+}
+
+/// A unit of accepted requests. Calls are no such unit: requests are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Unit<'a> {
+    pub tenant_id: [u8; 16],
+    pub key_id: [u8; 16],
+    /// The beginning of the hour, in UTC.
+    pub period: i64,
+    pub environment: &'a [u8],
+    pub unit: &'a [u8],
 }
 
 #[derive(Default)]
 pub struct Tally<'a> {
     groups: HashMap<Group<'a>, Counts>,
+    units: HashMap<Unit<'a>, i64>,
 }
 
 impl<'a> Tally<'a> {
@@ -58,12 +74,33 @@ impl<'a> Tally<'a> {
             environment: event.environment,
         };
         self.groups.entry(group).or_default().add(event, now);
+        let weights = learned.weights.filter(|_| event.outcome == ACCEPTED);
+        for (unit, amount) in lists::units(weights.unwrap_or_default()) {
+            if unit != CALLS {
+                let of = Unit {
+                    tenant_id: event.tenant_id,
+                    key_id: event.key_id,
+                    period: group.period,
+                    environment: event.environment,
+                    unit,
+                };
+                let sum = self.units.entry(of).or_default();
+                *sum = sum.saturating_add(i64::from(amount));
+            }
+        }
         let method = learned.method.unwrap_or_default();
         let endpoint = learned.endpoint.unwrap_or_default();
         if !method.is_empty() || !endpoint.is_empty() {
             let group = Group { of: Of::Endpoint { method, endpoint }, ..group };
             self.groups.entry(group).or_default().add(event, now);
         }
+    }
+
+    /// All units, which are no longer in the tally.
+    pub fn take_units(&mut self) -> Vec<(Unit<'a>, i64)> {
+        let mut units: Vec<_> = self.units.drain().collect();
+        units.sort_unstable();
+        units
     }
 
     /// All groups. Those of a tenant and of a key follow one another.
@@ -78,6 +115,7 @@ impl Counts {
     fn add(&mut self, event: &Event, now: i64) {
         let is_let_in = event.outcome == b"ok";
         self.requests += 1;
+        self.spend = self.spend.saturating_add(event.learned.spend.unwrap_or_default());
         self.refused += i64::from(!is_let_in);
         if let Some(latency) = event.learned.latency {
             self.timed += 1;
@@ -102,6 +140,12 @@ mod tests {
     use proptest::prelude::*;
 
     const OUTCOMES: [&[u8]; 3] = [b"ok", b"revoked", b"expired"];
+    /// Nothing; 7 calls, 2 tokens and 1 image; 3 tokens.
+    const WEIGHTS: [Option<&[u8]>; 3] = [
+        None,
+        Some(b"\x05calls\x04\0\x07\0\0\0\x06tokens\x04\0\x02\0\0\0\x05image\x04\0\x01\0\0\0"),
+        Some(b"\x06tokens\x04\0\x03\0\0\0"),
+    ];
     const TEXTS: [Option<&[u8]>; 3] = [None, Some(b""), Some(b"/v1")];
 
     prop_compose! {
@@ -110,6 +154,7 @@ mod tests {
             status in proptest::option::of(200..203), outcome in 0usize..3,
             method in 0usize..3, endpoint in 0usize..3,
             latency in proptest::option::of(prop_oneof![-5..100i64, any::<i64>()]),
+            spend in proptest::option::of(0..9i64), weights in 0usize..3,
         ) -> Event<'static> {
             Event {
                 at,
@@ -117,7 +162,9 @@ mod tests {
                 tenant_id: [key / 2; 16],
                 environment: b"live",
                 outcome: OUTCOMES[outcome],
-                learned: Learned { status, latency, method: TEXTS[method], endpoint: TEXTS[endpoint] },
+                learned: Learned {
+                    spend, weights: WEIGHTS[weights], status, latency, method: TEXTS[method], endpoint: TEXTS[endpoint], ..Learned::default()
+                },
                 ..Event::default()
             }
         }
@@ -150,6 +197,15 @@ mod tests {
             let events: Vec<_> = events.into_iter().filter(|e| e.at > i64::MIN + HOUR).collect();
             let mut tally = Tally::default();
             events.iter().for_each(|event| tally.add(event, now));
+            let units = tally.take_units();
+            for (unit, of) in [(&b"tokens"[..], [0, 2, 3]), (b"image", [0, 1, 0]), (CALLS, [0; 3])] {
+                let amount = |event: &Event| {
+                    of[WEIGHTS.iter().position(|some| *some == event.learned.weights).unwrap()]
+                };
+                let accepted = events.iter().filter(|event| event.outcome == ACCEPTED);
+                let sum = units.iter().filter(|(of, _)| of.unit == unit).map(|(_, n)| n).sum::<i64>();
+                prop_assert_eq!(sum, accepted.map(amount).sum::<i64>());
+            }
             let groups = tally.into_sorted();
             let of_keys = groups.iter().filter(|(group, _)| matches!(group.of, Of::Key { .. }));
             prop_assert_eq!(of_keys.map(|(_, c)| c.requests).sum::<i64>(), events.len() as i64);
@@ -169,6 +225,8 @@ mod tests {
                 let sum = i128::from(counts.latency_days) * i128::from(DAY) + i128::from(counts.latency);
                 prop_assert_eq!(counts.requests, own.len() as i64);
                 prop_assert_eq!(counts.refused, own.len() as i64 - let_in().count() as i64);
+                let spend = own.iter().filter_map(|event| event.learned.spend).sum::<i64>();
+                prop_assert_eq!(counts.spend, spend);
                 prop_assert_eq!(counts.timed, latencies().count() as i64);
                 prop_assert_eq!(sum, latencies().map(|l| i128::from(l.clamp(0, DAY))).sum::<i128>());
                 prop_assert_eq!(counts.used_at, let_in().map(|event| event.at.min(now)).max());

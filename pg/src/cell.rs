@@ -3,7 +3,7 @@
 
 use crate::jsonb::Jsonb;
 use crate::value::Value;
-use crate::{datum, text, varlena};
+use crate::{datum, input, text, varlena};
 use pgrx::pg_sys::{self, Datum, ItemPointerData, Oid, TransactionId};
 use std::net::IpAddr;
 
@@ -28,6 +28,8 @@ enum Content<'a> {
     /// Days and microseconds.
     Interval(i32, i64),
     Inet(IpAddr),
+    /// What the function makes a JSON text from, in the database's encoding.
+    Json(&'a [u8], fn(&[u8]) -> Vec<u8>),
     Tid(ItemPointerData),
     /// The elements of an array, and their type.
     Array(&'a [Cell<'a>], Oid),
@@ -142,6 +144,11 @@ impl<'a> Cell<'a> {
         Cell::new(pg_sys::JSONBOID, value.map(|json| Content::Made(json.datum())))
     }
 
+    /// A jsonb, from what `form` makes a JSON text from, in the database's encoding.
+    pub fn json(value: Option<&'a [u8]>, form: fn(&[u8]) -> Vec<u8>) -> Cell<'a> {
+        Cell::new(pg_sys::JSONBOID, value.map(|value| Content::Json(value, form)))
+    }
+
     pub fn oid(value: Oid) -> Cell<'a> {
         Cell::plain(pg_sys::OIDOID, Some(value))
     }
@@ -221,6 +228,13 @@ impl<'a> Cell<'a> {
             }
             Content::Uuids(values) => varlena::uuid_array(values),
             Content::Interval(days, time) => datum::interval(days, time),
+            Content::Json(value, form) => {
+                let text = form(value);
+                if !text::is_valid(&text) {
+                    pgrx::error!("a text is not in the encoding of the database");
+                }
+                input::server_jsonb(text)
+            }
             Content::Inet(value) => datum::inet(value),
             Content::Tid(value) => datum::tid(value),
             Content::Array(values, element) => {

@@ -61,3 +61,14 @@ pub fn jsonb(text: &str) -> Option<Vec<u8>> {
         Some(varlena::bytes(datum).to_vec())
     }
 }
+
+/// A jsonb from JSON text in the server's encoding. PostgreSQL raises an error for other text.
+pub(crate) fn server_jsonb(mut text: Vec<u8>) -> Datum {
+    text.retain(|byte| *byte != 0);
+    text.push(0);
+    // SAFETY: the input function of jsonb takes a C string, which it does not keep.
+    unsafe {
+        let function = pg_sys::F_JSONB_IN.into();
+        pg_sys::OidInputFunctionCall(function, text.as_mut_ptr().cast(), Oid::INVALID, -1)
+    }
+}

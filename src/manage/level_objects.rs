@@ -85,6 +85,7 @@ const OF_TENANTS: &[&str] = &[
     "usage",
     "usage_hourly",
     "usage_daily",
+    "usage_units",
     "usage_endpoints",
     "top_keys",
     "top_refusals",

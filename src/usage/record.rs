@@ -5,8 +5,9 @@ use crate::usage::session::overflow::is_kept_here;
 use crate::usage::session::{pending, worker_slot};
 use crate::verdict::{Form, Holder, Verdict};
 use keysmith_core::event::{self, Event, Learned, MAX_LEN, Person, Record};
+use keysmith_core::lists;
 use keysmith_core::policy::verdict::Reason;
-use keysmith_core::policy::weights::Weights;
+use keysmith_core::policy::weights::{CALLS, Weights};
 use pg::server::encoding_is_utf8;
 use pg::text;
 use std::net::IpAddr;
@@ -43,7 +44,9 @@ pub fn decided(
     if !is_noted {
         return pending::hand_on();
     }
-    let (mut method_room, mut endpoint_room) = (Vec::new(), Vec::new());
+    let (mut method_room, mut endpoint_room, mut weights_room) =
+        (Vec::new(), Vec::new(), Vec::new());
+    let spend = (reason == Reason::Ok && request.spend > 0).then_some(request.spend);
     let record = Record::Event(Event {
         at: request.at,
         request_id: verdict.request_id,
@@ -53,14 +56,14 @@ pub fn decided(
         environment: holder.environment,
         outcome: reason.name().as_bytes(),
         ip: request.address.filter(|_| policy.usage_details),
-        learned: learned(
-            policy,
-            request,
-            Some(verdict.status),
-            &mut method_room,
-            &mut endpoint_room,
-        ),
+        learned: Learned {
+            spend,
+            weights: weights(&request.weights, &mut weights_room),
+            ..learned(policy, request, Some(verdict.status), &mut method_room, &mut endpoint_room)
+        },
         person: None,
+        subject: request.subject.filter(|_| policy.usage_details),
+        is_counted_only: false,
     });
     let mut room = [0; MAX_LEN];
     let length = record.encode(&mut room);
@@ -143,11 +146,29 @@ fn learned<'a>(
     let path = request.path.filter(|_| policy.usage_details);
     Learned {
         status,
-        latency: None,
         method: request.method.map(|method| cut(method, event::MOST_METHOD, method_room)),
         endpoint: path
             .map(|path| cut(event::without_query(path), event::MOST_ENDPOINT, endpoint_room)),
+        ..Learned::default()
     }
+}
+
+/// What a request counts for, unless that is one call.
+#[inline]
+fn weights<'a>(weights: &Weights, room: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    if *weights == Weights::ONE_CALL {
+        return None;
+    }
+    put_weights(weights, room);
+    Some(room)
+}
+
+/// Adds weights to a list. One call is left out.
+pub fn put_weights(weights: &Weights, room: &mut Vec<u8>) {
+    if weights.calls != 1 {
+        lists::put_unit(room, CALLS, weights.calls);
+    }
+    weights.others.iter().for_each(|other| lists::put_unit(room, other.unit, other.weight));
 }
 
 /// A text, cut between characters if it is too long to be recorded.

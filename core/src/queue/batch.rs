@@ -1,10 +1,10 @@
 //! Records that were read from the queue and are still in it. A batch holds copies: a slot may be
 //! used again as soon as its record is taken out.
 
-use super::chain::{Chain, Position, Run, Slot};
+use super::chain::{Chain, Position, Run, Slot, slots_of};
 use crate::event::{self, MAX_LEN};
 
-/// How many slots are read while the lock is held. Sessions wait for it in the meantime.
+/// How many records are read while the lock is held. Sessions wait for it in the meantime.
 const AT_ONCE: usize = 32;
 
 /// The records to read.
@@ -55,7 +55,7 @@ impl Batch {
     /// Reads some more records, under the lock. False if there are no more to read.
     pub fn read(&mut self, slots: &[Slot], chain: &Chain) -> bool {
         for _ in 0..AT_ONCE {
-            let Some((position, slot)) = chain.after(slots, self.position) else { return false };
+            let Some(position) = chain.after(slots, self.position) else { return false };
             if position.sequence > self.wanted.up_to
                 || self.records.len() >= self.wanted.most as usize
             {
@@ -63,7 +63,9 @@ impl Batch {
             }
             self.position = Some(position);
             if position.sequence > self.wanted.after {
-                self.bytes.extend_from_slice(slot.bytes());
+                for part in Chain::parts(slots, position.slot) {
+                    self.bytes.extend_from_slice(part);
+                }
                 self.records.push(Entry { position, end: self.bytes.len() });
             }
         }
@@ -99,11 +101,14 @@ impl Batch {
 
     /// The part of the chain that the batch holds. `None` if it is empty.
     pub fn run(&self) -> Option<Run> {
+        let slots = |record: Waiting| slots_of(record.bytes.len());
+        let amendments = self.iter().filter(|record| event::is_amendment(record.bytes));
         Some(Run {
             first: self.records.first()?.position,
             last: self.records.last()?.position,
             count: self.records.len() as u32,
-            amendments: self.amendments() as u32,
+            slots: self.iter().map(slots).sum(),
+            amendments: amendments.map(slots).sum(),
         })
     }
 }

@@ -1,5 +1,5 @@
 use super::{Batch, Chain, Pool, Slot, Wanted};
-use crate::event::is_amendment;
+use crate::event::{MAX_LEN, MOST_PLAIN, is_amendment};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 
@@ -33,6 +33,10 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 type Record = (u64, Vec<u8>);
+
+fn slots_of<'a>(records: impl Iterator<Item = &'a Record>) -> usize {
+    records.map(|(_, record)| record.len().div_ceil(MOST_PLAIN)).sum()
+}
 
 /// A batch in the making, what it may hold, and whether a record was taken out since it began.
 #[derive(Default)]
@@ -76,12 +80,15 @@ proptest! {
         for act in acts {
             match act {
                 Act::Append { database, kind, count } => for _ in 0..count {
-                    let record = vec![kind; 1 + newest as usize % 7];
+                    // Some are long, and one in two is of another length than the one before.
+                    let length = [1, 7, MOST_PLAIN, MOST_PLAIN + 1, 3, MAX_LEN][newest as usize % 6];
+                    let record = vec![kind; length];
                     let known = &mut model[database];
-                    let amendments = known.iter().filter(|(_, record)| is_amendment(record)).count();
-                    let is_over = is_amendment(&record) && amendments >= SHARE as usize / 4;
-                    let fits = known.len() < SHARE as usize && !is_over
-                        && (pool.used as usize) < SLOTS;
+                    let needed = length.div_ceil(MOST_PLAIN);
+                    let amendments = slots_of(known.iter().filter(|(_, record)| is_amendment(record)));
+                    let is_over = is_amendment(&record) && amendments + needed > SHARE as usize / 4;
+                    let fits = slots_of(known.iter()) + needed <= SHARE as usize && !is_over
+                        && pool.used as usize + needed <= SLOTS;
                     let chain = &mut chains[database];
                     prop_assert_eq!(pool.append(&mut slots, chain, &record, SHARE), fits);
                     if fits {
@@ -142,7 +149,7 @@ proptest! {
             for (chain, known) in chains.iter().zip(&model) {
                 prop_assert_eq!(chain.count as usize, known.len());
             }
-            prop_assert_eq!(pool.used as usize, model.iter().map(VecDeque::len).sum::<usize>());
+            prop_assert_eq!(pool.used as usize, model.iter().map(|known| slots_of(known.iter())).sum::<usize>());
         }
         for chain in &mut chains {
             pool.empty(&mut slots, chain);
@@ -162,10 +169,13 @@ fn disturb(readers: &mut [Reader]) {
 
 #[test]
 fn a_record_that_is_too_long_takes_no_slot() {
-    let mut slots = [Slot::default()];
+    let mut slots: Vec<Slot> = (0..4).map(|_| Slot::default()).collect();
     let (mut pool, mut chain) = (Pool::default(), Chain::default());
-    let long = [1; crate::event::MAX_LEN + 1];
-    assert!(!pool.append(&mut slots, &mut chain, &long, 1));
-    assert!(pool.append(&mut slots, &mut chain, &long[1..], 1));
-    assert!(!pool.append(&mut slots, &mut chain, &[1], 2));
+    let long = [1; MAX_LEN + 1];
+    assert!(!pool.append(&mut slots, &mut chain, &long, 4));
+    assert!(pool.append(&mut slots, &mut chain, &long[1..], 4));
+    let mut room = [0; MAX_LEN];
+    assert_eq!(chain.copy_head(&slots, &mut room), MAX_LEN);
+    assert_eq!(room[..], long[1..]);
+    assert!(!pool.append(&mut slots, &mut chain, &[1], 5));
 }

@@ -8,6 +8,7 @@ ALTER TABLE keysmith_private.key REPLICA IDENTITY USING INDEX key_digest_keyspac
 ALTER TABLE keysmith_private.access REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.touch REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_delta REPLICA IDENTITY FULL;
+ALTER TABLE keysmith_private.usage_unit_delta REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_unknown_sample REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_set_aside REPLICA IDENTITY FULL;
 
@@ -51,7 +52,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{usage_event,usage_delta,usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,
+    FOREACH name IN ARRAY '{usage_event,usage_delta,usage_unit,usage_unit_delta,usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,
                             usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch}'::text[] LOOP
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER arrives BEFORE INSERT ON keysmith_private.%1$I

@@ -10,6 +10,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM keysmith_private.usage_event WHERE tenant_id = ANY (tenants);
     -- Deleting the rows has written deltas, too.
     DELETE FROM keysmith_private.usage_delta WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_unit_delta WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_unit WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_hour WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_day WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_endpoint_hour WHERE tenant_id = ANY (tenants);

@@ -29,8 +29,9 @@ BEGIN
 
     LOCK TABLE keysmith_private.usage_event, keysmith_private.touch IN SHARE ROW EXCLUSIVE MODE;
     UPDATE keysmith_private.usage_event
-    SET ip = NULL, member = CASE WHEN member IS NOT NULL THEN '' END
-    WHERE tenant_id = erased AND (ip IS NOT NULL OR member <> '');
+    SET ip = NULL, member = CASE WHEN member IS NOT NULL THEN '' END, subject = NULL, tags = NULL
+    WHERE tenant_id = erased
+      AND (ip IS NOT NULL OR member <> '' OR subject IS NOT NULL OR tags IS NOT NULL);
     UPDATE keysmith_private.touch SET member = '' WHERE tenant_id = erased AND member <> '';
     -- The error of a record that could not be stored may quote its row.
     DELETE FROM keysmith_private.usage_set_aside q

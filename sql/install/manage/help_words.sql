@@ -355,6 +355,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('log_request', 'endpoint',         'its path, without the query'),
     ('log_request', 'method',           'its method, such as GET'),
     ('log_request', 'request_id',       'the request_id of the verdict; null for the newest in the transaction'),
+    ('log_request', 'tags',             'names and texts, at most 8, such as {"model": "small"}'),
     ('usage_logs', 'key_id',            'a key of the tenant; null for all of them'),
     ('usage_logs', 'page',              'the number of the page, from 1'),
     ('usage_logs', 'per_page',          'how many requests it has; at most 1000'),

@@ -89,7 +89,8 @@ BEGIN
                  ''key_id'', CASE WHEN member IS NULL THEN key_id END, ''member'', member,
                  ''environment'', nullif(environment, ''''),
                  ''method'', method, ''endpoint'', endpoint, ''status'', status, ''outcome'', outcome,
-                 ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3))
+                 ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3),
+                 ''spend'', spend, ''weights'', weights, ''subject'', subject, ''tags'', tags)
                  ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
              FROM (SELECT * FROM keysmith_private.usage_event
                    WHERE tenant_id = $1 %s %s AND at >= $3 AND at < $4

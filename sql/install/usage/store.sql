@@ -19,13 +19,21 @@ CREATE TABLE keysmith_private.usage_event (
     ip          inet,
     latency     interval,
     member      text COLLATE "C",
-    signed_in_by text COLLATE "C"
+    signed_in_by text COLLATE "C",
+    spend       bigint,
+    weights     jsonb,
+    subject     text COLLATE "C",
+    tags        jsonb
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included, and of persons whom act_as signed in';
 COMMENT ON COLUMN keysmith_private.usage_event.key_id IS 'The key; the nil id for a person';
 COMMENT ON COLUMN keysmith_private.usage_event.environment IS 'The environment of the key; empty for a person';
 COMMENT ON COLUMN keysmith_private.usage_event.member IS 'The person: a member of the tenant, or empty for the tenant as a whole; null for a key';
 COMMENT ON COLUMN keysmith_private.usage_event.signed_in_by IS 'The role that signed the person in';
+COMMENT ON COLUMN keysmith_private.usage_event.spend IS 'The credits that the request cost; null if it cost none';
+COMMENT ON COLUMN keysmith_private.usage_event.weights IS 'What the request counts for, by unit; null for one call';
+COMMENT ON COLUMN keysmith_private.usage_event.subject IS 'The user of the application';
+COMMENT ON COLUMN keysmith_private.usage_event.tags IS 'The tags that log_request gave';
 COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the shared memory in which the record waited; 0 for rows that transactions wrote themselves';
 COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The number of the record in that life; the two are unique together';
 COMMENT ON COLUMN keysmith_private.usage_event.status IS 'The HTTP status of the verdict, or the one that log_request gave';

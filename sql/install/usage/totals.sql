@@ -16,6 +16,7 @@ CREATE TABLE keysmith_private.usage_hour (
     timed       bigint NOT NULL,
     latency     interval NOT NULL,
     gone        bigint NOT NULL DEFAULT 0,
+    spend       bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant_id, period, key_id, environment, status, outcome)
 ) WITH (fillfactor = 80);
 CREATE INDEX usage_hour_of_key ON keysmith_private.usage_hour (key_id, period);
@@ -23,6 +24,7 @@ CREATE INDEX usage_hour_by_period ON keysmith_private.usage_hour (period);
 COMMENT ON TABLE keysmith_private.usage_hour IS 'The number of requests per hour, key, environment, status and outcome';
 COMMENT ON COLUMN keysmith_private.usage_hour.timed IS 'The number of requests with a known latency';
 COMMENT ON COLUMN keysmith_private.usage_hour.latency IS 'The sum of those latencies';
+COMMENT ON COLUMN keysmith_private.usage_hour.spend IS 'The sum of the credits';
 COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'The number of requests whose rows were dropped';
 
 CREATE TABLE keysmith_private.usage_day (
@@ -89,7 +91,8 @@ CREATE TABLE keysmith_private.usage_delta (
     timed        bigint NOT NULL,
     latency      interval NOT NULL,
     used_at      timestamptz,
-    changed_from timestamptz
+    changed_from timestamptz,
+    spend        bigint NOT NULL DEFAULT 0
 );
 CREATE INDEX usage_delta_of_key ON keysmith_private.usage_delta (tenant_id, key_id);
 COMMENT ON TABLE keysmith_private.usage_delta IS
@@ -97,15 +100,45 @@ COMMENT ON TABLE keysmith_private.usage_delta IS
 COMMENT ON COLUMN keysmith_private.usage_delta.changed_from IS
 'The time of the oldest row that was added or removed; null if rows were only amended';
 
+-- A table of its own: most requests count for nothing but a call, and then it costs nothing.
+CREATE TABLE keysmith_private.usage_unit (
+    tenant_id   uuid NOT NULL,
+    period      timestamptz NOT NULL,
+    key_id      uuid NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    unit        text COLLATE "C" NOT NULL,
+    amount      bigint NOT NULL,
+    PRIMARY KEY (tenant_id, period, key_id, environment, unit)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE keysmith_private.usage_unit IS 'The amounts of the units of accepted requests, by hour and key; calls are counted as requests';
+
+CREATE TABLE keysmith_private.usage_unit_delta (
+    period      timestamptz NOT NULL,
+    tenant_id   uuid NOT NULL,
+    key_id      uuid NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    unit        text COLLATE "C" NOT NULL,
+    amount      bigint NOT NULL
+);
+CREATE INDEX usage_unit_delta_of_tenant ON keysmith_private.usage_unit_delta (tenant_id);
+COMMENT ON TABLE keysmith_private.usage_unit_delta IS 'The changes of usage_unit since the last fold';
+
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,usage_last,
+    FOREACH name IN ARRAY '{usage_unit,usage_unit_delta,usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,usage_last,
                             usage_mark,usage_delta}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
+
+CREATE FUNCTION keysmith_private.units(weights jsonb, OUT unit text, OUT amount bigint) RETURNS SETOF record
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT left(key, 40), (value::text)::numeric::bigint FROM jsonb_each(weights)
+    WHERE key <> 'calls' AND jsonb_typeof(value) = 'number'
+$$;
+COMMENT ON FUNCTION keysmith_private.units(jsonb) IS 'The units of weights other than calls';
 
 CREATE FUNCTION keysmith_private.usage_counted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -130,34 +163,43 @@ BEGIN
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                count(*), count(*) FILTER (WHERE outcome <> 'ok'), count(latency),
                coalesce(sum(latency), '0'),
-               max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok'), min(at)
+               max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok'), min(at),
+               coalesce(sum(spend), 0)
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
                    coalesce(left(endpoint, 255), '') AS endpoint,
-                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency, spend
             FROM new_rows
         ) AS rows
         GROUP BY GROUPING SETS (
             (period, tenant_id, environment, key_id, status, outcome),
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
+        INSERT INTO keysmith_private.usage_unit_delta
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, sum(amount)
+        FROM new_rows AS rows, LATERAL keysmith_private.units(weights) AS u
+        WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
     ELSIF TG_OP = 'DELETE' THEN
         INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                -count(*), -count(*) FILTER (WHERE outcome <> 'ok'), -count(latency),
-               -coalesce(sum(latency), '0'), NULL, min(at)
+               -coalesce(sum(latency), '0'), NULL, min(at), -coalesce(sum(spend), 0)
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
                    coalesce(left(endpoint, 255), '') AS endpoint,
-                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency, spend
             FROM old_rows
         ) AS rows
         GROUP BY GROUPING SETS (
             (period, tenant_id, environment, key_id, status, outcome),
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
+        INSERT INTO keysmith_private.usage_unit_delta
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, -sum(amount)
+        FROM old_rows AS rows, LATERAL keysmith_private.units(weights) AS u
+        WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
     ELSE
         -- Applications amend rows after they have answered. That moves no row.
         moved := EXISTS (
@@ -170,21 +212,26 @@ BEGIN
                coalesce(sum(sign) FILTER (WHERE latency IS NOT NULL), 0),
                coalesce(sum(sign * latency), '0'),
                max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok' AND sign = 1),
-               CASE WHEN moved THEN min(at) END
+               CASE WHEN moved THEN min(at) END, coalesce(sum(sign * spend), 0)
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
                    coalesce(left(endpoint, 255), '') AS endpoint,
-                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency, sign
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency, sign, spend
             FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows
         ) AS rows
         GROUP BY GROUPING SETS (
             (period, tenant_id, environment, key_id, status, outcome),
             (period, tenant_id, environment, method, endpoint))
         HAVING (grouping(key_id) = 0 OR method <> '' OR endpoint <> '')
-           AND (moved OR sum(sign) <> 0 OR sum(sign * latency) <> '0'
+           AND (moved OR sum(sign) <> 0 OR sum(sign * spend) <> 0 OR sum(sign * latency) <> '0'
                 OR sum(sign) FILTER (WHERE latency IS NOT NULL) <> 0
                 OR sum(sign) FILTER (WHERE outcome <> 'ok') <> 0);
+        INSERT INTO keysmith_private.usage_unit_delta
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, sum(sign * amount)
+        FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows, LATERAL keysmith_private.units(weights) AS u
+        WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5
+        HAVING sum(sign * amount) <> 0;
     END IF;
     RETURN NULL;
 END $$;
@@ -232,7 +279,7 @@ BEGIN
         DELETE FROM keysmith_private.usage_delta RETURNING *
     ), keys AS MATERIALIZED (
         SELECT tenant_id, period, key_id, environment, status, outcome,
-               sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency,
+               sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency, sum(spend) AS spend,
                max(used_at) AS used_at, min(changed_from) AS changed_from, count(*) AS deltas
         FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
     ), endpoints AS MATERIALIZED (
@@ -242,23 +289,33 @@ BEGIN
         FROM taken WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5
     ), hours AS (
         INSERT INTO keysmith_private.usage_hour AS u
-            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
-        SELECT tenant_id, period, key_id, environment, status, outcome, requests, timed, latency
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend)
+        SELECT tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend
         FROM keys
         ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
             requests = u.requests + excluded.requests,
             timed = u.timed + excluded.timed,
-            latency = u.latency + excluded.latency
+            latency = u.latency + excluded.latency,
+            spend = u.spend + excluded.spend
     ), days AS (
         INSERT INTO keysmith_private.usage_day AS u
-            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend)
         SELECT tenant_id, date_trunc('day', period, 'UTC'), key_id, environment, status, outcome,
-               sum(requests), sum(timed), sum(latency)
+               sum(requests), sum(timed), sum(latency), sum(spend)
         FROM keys GROUP BY 1, 2, 3, 4, 5, 6
         ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
             requests = u.requests + excluded.requests,
             timed = u.timed + excluded.timed,
-            latency = u.latency + excluded.latency
+            latency = u.latency + excluded.latency,
+            spend = u.spend + excluded.spend
+    ), unit_deltas AS (
+        DELETE FROM keysmith_private.usage_unit_delta RETURNING *
+    ), units AS (
+        INSERT INTO keysmith_private.usage_unit AS u
+        SELECT tenant_id, period, key_id, environment, unit, sum(amount)
+        FROM unit_deltas GROUP BY 1, 2, 3, 4, 5
+        ON CONFLICT (tenant_id, period, key_id, environment, unit) DO UPDATE SET
+            amount = u.amount + excluded.amount
     ), lasts AS (
         INSERT INTO keysmith_private.usage_last AS u (key_id, used_at)
         SELECT key_id, max(used_at) FROM keys WHERE used_at IS NOT NULL GROUP BY 1

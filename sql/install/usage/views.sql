@@ -4,7 +4,8 @@
 CREATE VIEW keysmith_private.all_usage AS
 SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, nullif(e.environment, '') AS environment,
        k.key_id, k.label,
-       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id, e.member, e.signed_in_by
+       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id, e.member, e.signed_in_by,
+       e.spend, e.weights, e.subject, e.tags
 FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
 LEFT JOIN keysmith_private.key k USING (key_id);
@@ -26,22 +27,26 @@ COMMENT ON COLUMN keysmith.usage.latency IS 'The duration of the request, as log
 COMMENT ON COLUMN keysmith.usage.tenant_id IS 'The id of the tenant';
 COMMENT ON COLUMN keysmith.usage.member IS 'The member, if it is a request of a person; empty for the tenant as a whole';
 COMMENT ON COLUMN keysmith.usage.signed_in_by IS 'The role of the database that signed the person in';
+COMMENT ON COLUMN keysmith.usage.spend IS 'The credits that the request cost; null if it cost none';
+COMMENT ON COLUMN keysmith.usage.weights IS 'What the request counts for, by unit; null for one call';
+COMMENT ON COLUMN keysmith.usage.subject IS 'The user of the application, as the request named it';
+COMMENT ON COLUMN keysmith.usage.tags IS 'The tags that log_request gave';
 
 -- Totals are of requests of keys. The requests of persons have no key and no environment.
 CREATE VIEW keysmith_private.all_usage_hourly AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id
-FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+       u.tenant_id, pg_catalog.sum(u.spend)::bigint AS spend
+FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_hour
       UNION ALL
-      SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+      SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
 WHERE u.key_id <> '00000000-0000-0000-0000-000000000000'
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
-HAVING pg_catalog.sum(u.requests) <> 0;
+HAVING pg_catalog.sum(u.requests) <> 0 OR pg_catalog.sum(u.spend) <> 0;
 SELECT keysmith_private.publish('usage_hourly');
 COMMENT ON VIEW keysmith.usage_hourly IS 'The number of requests by hour, key, environment, status and outcome';
 COMMENT ON COLUMN keysmith.usage_hourly.hour IS 'The beginning of the hour';
@@ -54,23 +59,24 @@ COMMENT ON COLUMN keysmith.usage_hourly.outcome IS 'ok, or the reason of the ref
 COMMENT ON COLUMN keysmith.usage_hourly.requests IS 'The number of requests';
 COMMENT ON COLUMN keysmith.usage_hourly.latency IS 'The mean of the known latencies';
 COMMENT ON COLUMN keysmith.usage_hourly.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.usage_hourly.spend IS 'The sum of the credits that the requests cost';
 
 CREATE VIEW keysmith_private.all_usage_daily AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
        u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id
-FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+       u.tenant_id, pg_catalog.sum(u.spend)::bigint AS spend
+FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_day
       UNION ALL
       SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, key_id, environment, status,
-             outcome, requests, timed, latency
+             outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
 WHERE u.key_id <> '00000000-0000-0000-0000-000000000000'
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
-HAVING pg_catalog.sum(u.requests) <> 0;
+HAVING pg_catalog.sum(u.requests) <> 0 OR pg_catalog.sum(u.spend) <> 0;
 SELECT keysmith_private.publish('usage_daily');
 COMMENT ON VIEW keysmith.usage_daily IS 'The number of requests by day (UTC), key, environment, status and outcome';
 COMMENT ON COLUMN keysmith.usage_daily.day IS 'The day, in UTC';
@@ -83,6 +89,28 @@ COMMENT ON COLUMN keysmith.usage_daily.outcome IS 'ok, or the reason of the refu
 COMMENT ON COLUMN keysmith.usage_daily.requests IS 'The number of requests';
 COMMENT ON COLUMN keysmith.usage_daily.latency IS 'The mean of the known latencies';
 COMMENT ON COLUMN keysmith.usage_daily.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.usage_daily.spend IS 'The sum of the credits that the requests cost';
+
+CREATE VIEW keysmith_private.all_usage_units AS
+SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.unit,
+       pg_catalog.sum(u.amount)::bigint AS amount, u.tenant_id
+FROM (SELECT period, tenant_id, key_id, environment, unit, amount FROM keysmith_private.usage_unit
+      UNION ALL
+      SELECT period, tenant_id, key_id, environment, unit, amount FROM keysmith_private.usage_unit_delta) AS u
+JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE u.key_id <> '00000000-0000-0000-0000-000000000000'
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.unit
+HAVING pg_catalog.sum(u.amount) <> 0;
+SELECT keysmith_private.publish('usage_units');
+COMMENT ON VIEW keysmith.usage_units IS 'The amounts of units that accepted requests counted for, by hour and key';
+COMMENT ON COLUMN keysmith.usage_units.hour IS 'The beginning of the hour';
+COMMENT ON COLUMN keysmith.usage_units.tenant IS 'The name of the tenant that the key belongs to';
+COMMENT ON COLUMN keysmith.usage_units.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.usage_units.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.usage_units.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.usage_units.unit IS 'The name of the unit, such as tokens; calls are counted as requests';
+COMMENT ON COLUMN keysmith.usage_units.amount IS 'The sum of the weights in that unit';
+COMMENT ON COLUMN keysmith.usage_units.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith_private.all_usage_endpoints AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,

@@ -282,10 +282,8 @@ impl Queue {
         let mut room = [0; MAX_LEN];
         let (length, result) = self.state.with(|state, slots| {
             let database = state.databases.get(database)?;
-            let head = database.records.head(slots);
-            let place = room.get_mut(..head.len())?;
-            place.copy_from_slice(head);
-            Some((head.len(), body(database)))
+            let length = database.records.copy_head(slots, &mut room);
+            Some((length, body(database)))
         })?;
         let record = room.get(..length).and_then(Record::decode);
         Some((record.map(|record| record.at()), result))

@@ -1,7 +1,7 @@
 //! Requests without a known key: counted by keyspace and reason, and sampled, in a place that does
 //! not grow. Nothing of the key that was presented is kept.
 
-use keysmith_core::event::{Event, MAX_LEN, MOST_NAME, MOST_OUTCOME, Record};
+use keysmith_core::event::{Event, MOST_NAME, MOST_OUTCOME, MOST_PLAIN, Record};
 use keysmith_core::unknown_tally::Count;
 use pg::shmem::shareable;
 
@@ -39,7 +39,7 @@ shareable! {
     #[derive(Clone, Copy)]
     struct Sample {
         length: u16,
-        bytes: [u8; MAX_LEN],
+        bytes: [u8; MOST_PLAIN],
     }
 }
 
@@ -94,7 +94,7 @@ impl Unknown {
     pub fn new() -> Unknown {
         Unknown {
             pairs: [Pair::EMPTY; MOST_PAIRS],
-            samples: [Sample { length: 0, bytes: [0; MAX_LEN] }; MOST_SAMPLES],
+            samples: [Sample { length: 0, bytes: [0; MOST_PLAIN] }; MOST_SAMPLES],
             sampled: 0,
             last_sample: 0,
             other: 0,

@@ -1,13 +1,16 @@
 //! `log_request`: what the application learns of a request after the decision.
 
-use crate::usage::record::cut;
+use crate::usage::record::{self, cut};
 use crate::usage::session::pending;
 use crate::usage::session::write_through;
 use keysmith_core::event::{self, Learned, Record};
-use keysmith_core::request_id;
+use keysmith_core::policy::weights::Weights;
+use keysmith_core::{lists, request_id};
 use pg::call::{Bytes, Call, sql_functions};
 use pg::clock::{DAY, now};
 use pg::error::{Error, Result};
+use pg::jsonb::Json;
+use pg::text;
 use pgrx::pg_sys::{self, Datum};
 
 sql_functions! {
@@ -32,26 +35,78 @@ fn log_request(call: &Call) -> Result<Option<Datum>> {
         None => None,
         Some(_) => Some(call.uuid(4, "request_id")?),
     };
-    let is_taken = amend(request_id, status, latency, text(call, 2), text(call, 3));
+    let mut room = Vec::new();
+    let told = Learned { status, latency, tags: tags(call, 5, &mut room)?, ..Learned::default() };
+    let is_taken = amend(request_id, told, argument(call, 2), argument(call, 3));
     Ok(Some(Datum::from(is_taken)))
+}
+
+/// The argument `tags`, as a list in `room`.
+fn tags<'a>(call: &Call, n: usize, room: &'a mut Vec<u8>) -> Result<Option<&'a [u8]>> {
+    let fault = |rule: String| {
+        Err(Error::argument("tags", rule)
+            .hint(r#"It is an object of names and texts, such as {"model": "small"}."#))
+    };
+    let Some(given) = call.jsonb(n) else { return Ok(None) };
+    if given.length() > 4 * lists::MOST_TAGS_BYTES {
+        return fault(TOO_LONG.into());
+    }
+    let Some(Json::Object(tags)) = call.json(n) else {
+        return fault("must be a JSON object".into());
+    };
+    for (count, (name, value)) in tags.pairs().enumerate() {
+        if count == lists::MOST_TAGS {
+            return fault(format!("must have at most {} tags", lists::MOST_TAGS));
+        }
+        if !lists::is_name(name) {
+            return fault(
+                "must have names of 1 to 31 letters a-z, digits, _ and -, beginning with a letter"
+                    .into(),
+            );
+        }
+        let Json::Text(value) = value else {
+            return fault("must have texts as values".into());
+        };
+        let length = text::from_server(value).map_or(value.len(), |text| text.chars().count());
+        if !(1..=lists::MOST_VALUE).contains(&length) {
+            return fault(format!("must have values of 1 to {} characters", lists::MOST_VALUE));
+        }
+        lists::put(room, name, value);
+    }
+    if room.len() > lists::MOST_TAGS_BYTES {
+        return fault(TOO_LONG.into());
+    }
+    Ok(Some(room))
+}
+
+const TOO_LONG: &str = "must not take more than 1000 bytes";
+
+/// Notes what a request cost after all. Its weights replace those of the same units.
+#[allow(dead_code)]
+pub fn settled(request_id: &[u8; 16], spend: Option<i64>, weights: Option<&Weights>) -> bool {
+    let mut room = Vec::new();
+    if let Some(weights) = weights {
+        record::put_weights(weights, &mut room);
+    }
+    let weights = weights.map(|_| &room[..]);
+    let told = Learned { spend, weights, ..Learned::default() };
+    pending::amend(Some(request_id), told) || amend_later(*request_id, told)
 }
 
 /// Amends the record of a request: without an id, that of the last one. False if there is no such
 /// record.
 fn amend(
     request_id: Option<[u8; 16]>,
-    status: Option<i32>,
-    latency: Option<i64>,
+    told: Learned,
     endpoint: Option<&[u8]>,
     method: Option<&[u8]>,
 ) -> bool {
     let (mut endpoint_room, mut method_room) = (Vec::new(), Vec::new());
     let endpoint = endpoint.map(event::without_query);
     let told = Learned {
-        status,
-        latency,
         endpoint: endpoint.map(|text| cut(text, event::MOST_ENDPOINT, &mut endpoint_room)),
         method: method.map(|text| cut(text, event::MOST_METHOD, &mut method_room)),
+        ..told
     };
     pending::amend(request_id.as_ref(), told)
         || request_id.is_some_and(|request_id| amend_later(request_id, told))
@@ -63,7 +118,12 @@ fn amend_later(request_id: [u8; 16], told: Learned) -> bool {
 
 /// Notes the status that a request was answered with, and for a person the request itself.
 pub fn answered(request_id: &[u8; 16], status: i32, method: Option<&[u8]>, path: Option<&[u8]>) {
-    let _ = amend(Some(*request_id), Some(status), None, path, method);
+    let _ = amend(
+        Some(*request_id),
+        Learned { status: Some(status), ..Learned::default() },
+        path,
+        method,
+    );
 }
 
 /// A request id that no request of the last days can have is not looked for.
@@ -76,7 +136,7 @@ fn send(request_id: [u8; 16], told: Learned) -> bool {
     pending::send(&Record::Amendment { request_id, at: now, told }.to_vec())
 }
 
-fn text(call: &Call, n: usize) -> Option<&[u8]> {
+fn argument(call: &Call, n: usize) -> Option<&[u8]> {
     match call.bytes(n, usize::MAX) {
         Some(Bytes::Read(text)) => Some(text),
         _ => None,

@@ -59,7 +59,9 @@ pub fn amend(request_id: Option<&[u8; 16]>, told: Learned) -> bool {
         let before = pending.bytes;
         let Some(bytes) = before.get(..pending.length) else { return false };
         let Some(Record::Event(mut event)) = Record::decode(bytes) else { return false };
+        let weights = event.learned.merged_weights(&told);
         event.learned = event.learned.amended(told);
+        event.learned.weights = weights.as_deref().or(event.learned.weights);
         pending.length = Record::Event(event).encode(&mut pending.bytes);
         true
     })

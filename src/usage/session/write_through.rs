@@ -69,7 +69,9 @@ pub fn amend(request_id: &[u8; 16], told: Learned) -> bool {
             if let Some(Record::Event(mut event)) = Record::decode(record)
                 && event.request_id == *request_id
             {
+                let weights = event.learned.merged_weights(&told);
                 event.learned = event.learned.amended(told);
+                event.learned.weights = weights.as_deref().or(event.learned.weights);
                 *record = Record::Event(event).to_vec().into();
                 return true;
             }

@@ -17,6 +17,8 @@ use std::collections::{HashMap, HashSet};
 const AHEAD: i64 = DAY;
 const KEPT: i64 = 90 * DAY;
 const LONGEST_LATENCY: i64 = 30 * DAY;
+/// Sums of such numbers fit into a column of totals.
+const MOST_SPEND: i64 = 1_000_000_000_000;
 
 /// Of one call: as many as a batch can have, and as many as a server tells apart.
 pub const MOST_RECORDS: usize = 100_000;
@@ -124,9 +126,10 @@ fn fault_of(learned: &Learned) -> Option<&'static str> {
     let length = |text: Option<&[u8]>| text.map_or(0, <[u8]>::len);
     let is_within = learned.status.is_none_or(|status| (100..=999).contains(&status))
         && learned.latency.is_none_or(|latency| (0..=LONGEST_LATENCY).contains(&latency))
+        && learned.spend.is_none_or(|spend| (0..=MOST_SPEND).contains(&spend))
         && length(learned.method) <= event::MOST_METHOD
         && length(learned.endpoint) <= event::MOST_ENDPOINT;
-    (!is_within).then_some("the status, latency, method or endpoint is out of bounds")
+    (!is_within).then_some("the status, latency, spend, method or endpoint is out of bounds")
 }
 
 /// Whether this can be a reason. A standby may be of a newer version, with other reasons.

@@ -18,8 +18,8 @@ use crate::usage::store::partitions;
 use crate::usage::store::quarantine;
 use crate::usage::store::unknown_rows;
 use crate::usage::transaction::{give_way, keep_extension};
-use keysmith_core::event::{Event, Learned, Record};
-use keysmith_core::{parcel, unknown_tally};
+use keysmith_core::event::{Event, Learned, MAX_LEN, Record};
+use keysmith_core::{lists, parcel, unknown_tally};
 use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
 use pg::error::{Code, Error, Result};
 use pg::result_set::{Cell, ResultSet};
@@ -34,7 +34,7 @@ sql_functions! {
 
 const MOST_NAME: usize = 200;
 /// More than a record or a count takes, with its number and length.
-const MOST_SIZE: usize = 600;
+const MOST_SIZE: usize = MAX_LEN + 16;
 
 fn usage_collect(call: &Call) -> Result<Option<Datum>> {
     if server::is_in_recovery() {
@@ -270,11 +270,16 @@ fn samples(bytes: &[u8]) -> Option<Vec<Event<'_>>> {
 /// Whether the columns can hold it.
 fn is_storable(event: &Event) -> bool {
     [event.keyspace, event.environment, event.outcome].into_iter().all(is_text)
+        && event.subject.is_none_or(is_text)
         && learned_is_storable(&event.learned)
 }
 
 fn learned_is_storable(learned: &Learned) -> bool {
     [learned.method, learned.endpoint].into_iter().flatten().all(is_text)
+        && learned.weights.is_none_or(lists::is_units)
+        && learned.tags.is_none_or(|tags| {
+            lists::is_tags(tags) && lists::entries(tags).all(|(_, value)| is_text(value))
+        })
 }
 
 /// Whether the bytes are a text in the database's encoding.

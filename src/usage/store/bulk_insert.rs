@@ -27,7 +27,8 @@ const WRITES: Mode = Mode::RowExclusive;
 
 /// Stores events. Returns those that must be inserted by a statement.
 pub fn store<'a>(events: &'a [Numbered<'a>], incarnation: i64) -> Vec<&'a Numbered<'a>> {
-    let stored = named(c"usage_delta").and_then(|deltas| {
+    let tables = named(c"usage_delta").zip(named(c"usage_unit_delta"));
+    let stored = tables.and_then(|(deltas, unit_deltas)| {
         with_events(WRITES, Lock::Kept, |parent| {
             with_table(deltas, WRITES, Lock::Kept, |deltas| {
                 // A trigger that somebody put on `usage_delta` must fire.
@@ -36,8 +37,11 @@ pub fn store<'a>(events: &'a [Numbered<'a>], incarnation: i64) -> Vec<&'a Number
                     && !parent.has_rules()
                     && !parent.has_row_security()
                     && !deltas.triggers().iter().any(fires)
-                    && can_fill(deltas, &rows::DELTA);
-                is_as_made.then(|| put_all(parent, deltas, events, incarnation))
+                    && can_fill(deltas, &rows::DELTA)
+                    && with_table(unit_deltas, WRITES, Lock::Kept, |table| {
+                        !table.triggers().iter().any(fires) && can_fill(table, &rows::UNIT_DELTA)
+                    });
+                is_as_made.then(|| put_all(parent, deltas, unit_deltas, events, incarnation))
             })
         })
     });
@@ -47,6 +51,7 @@ pub fn store<'a>(events: &'a [Numbered<'a>], incarnation: i64) -> Vec<&'a Number
 fn put_all<'a>(
     parent: RelationView<'_>,
     deltas: RelationView<'_>,
+    unit_deltas: Oid,
     events: &'a [Numbered<'a>],
     incarnation: i64,
 ) -> Vec<&'a Numbered<'a>> {
@@ -65,10 +70,20 @@ fn put_all<'a>(
             left.extend(events);
         }
     }
+    let units = tally.take_units();
     let groups = tally.into_sorted();
     let rows = groups.iter().map(|(group, counts)| rows::delta(group, counts));
     if !fill(deltas, &rows::DELTA, rows) {
         pgrx::error!("keysmith_private.usage_delta has changed");
+    }
+    if !units.is_empty() {
+        let rows = units.iter().map(|(unit, amount)| rows::unit_delta(unit, *amount));
+        let is_filled = with_table(unit_deltas, WRITES, Lock::Kept, |table| {
+            fill(table, &rows::UNIT_DELTA, rows)
+        });
+        if !is_filled {
+            pgrx::error!("keysmith_private.usage_unit_delta has changed");
+        }
     }
     left
 }

@@ -48,6 +48,18 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
             *known = known.amended(*learned);
         }
     }
+    // The weights that a settlement adds to those of a decision.
+    let mut merged: HashMap<[u8; 16], Vec<u8>> = HashMap::new();
+    if told.values().any(|told| told.weights.is_some()) {
+        for (_, record) in records {
+            if let Record::Event(event) = record
+                && let Some(learned) = told.get(&event.request_id)
+                && let Some(weights) = event.learned.merged_weights(learned)
+            {
+                merged.insert(event.request_id, weights);
+            }
+        }
+    }
     let mut events: Vec<(i64, Event)> = Vec::with_capacity(records.len());
     for (sequence, record) in records {
         if let Record::Event(event) = record {
@@ -56,6 +68,9 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
                 && let Some(learned) = told.remove(&event.request_id)
             {
                 event.learned = event.learned.amended(learned);
+                if let Some(weights) = merged.get(&event.request_id) {
+                    event.learned.weights = Some(weights);
+                }
             }
             events.push((*sequence, event));
         }
@@ -95,7 +110,7 @@ enum Fate {
     Gone,
 }
 
-/// Removes the address and the member from events of tenants that were erased meanwhile, and the
+/// Removes the address, the member, the subject and the tags from events of tenants that were erased meanwhile, and the
 /// events of tenants that are gone with their keyspace. Both lock the table, so from here on they wait
 /// until these events are committed, and see them.
 fn keep_to_tenants(events: &mut Vec<(i64, Event)>) -> Result<()> {
@@ -117,6 +132,8 @@ fn keep_to_tenants(events: &mut Vec<(i64, Event)>) -> Result<()> {
         });
         if fate == Fate::Erased {
             event.ip = None;
+            event.subject = None;
+            event.learned.tags = None;
             event.person = event.person.map(|person| Person { member: b"", ..person });
         }
         fate != Fate::Gone
@@ -161,9 +178,11 @@ fn insert(events: &[&(i64, Event)], numbers: Numbers) -> Result<usize> {
             &format!(
                 "INSERT INTO keysmith_private.usage_event
                      (at, incarnation, sequence, request_id, key_id, tenant_id, keyspace,
-                      environment, method, endpoint, status, outcome, ip, latency, member, signed_in_by)
+                      environment, method, endpoint, status, outcome, ip, latency, member, signed_in_by,
+                      spend, weights, subject, tags)
                  SELECT at, incarnation, {sequence}, request_id, key_id, tenant_id, keyspace,
-                      environment, method, endpoint, status, outcome, ip, latency, member, signed_in_by
+                      environment, method, endpoint, status, outcome, ip, latency, member, signed_in_by,
+                      spend, weights, subject, tags
                  FROM pg_catalog.unnest($1) AS batch {conflict}"
             ),
             &[batch],
@@ -191,20 +210,27 @@ fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>>
     for setting in [c"enable_indexscan", c"enable_nestloop", c"enable_partition_pruning"] {
         set_for_now(setting, c"on");
     }
+    // An erasure locks the table. It is over, or waits for this.
+    with_events(Mode::RowExclusive, Lock::Kept, |_| ());
     // A new snapshot, at every isolation level, shows rows that were stored since this transaction began.
     let now = Snapshot::now();
     let amended = with_batch(events.iter().map(|event| (0, event)), 0, |batch| {
         spi::change_now(
         &now,
         "WITH found AS MATERIALIZED (
-             SELECT e.request_id, e.at, nullif(b.status, 0) AS status, b.latency, b.method, b.endpoint
+             SELECT e.request_id, e.at, nullif(b.status, 0) AS status, b.latency, b.method, b.endpoint,
+                    b.spend, b.weights, b.tags
              FROM pg_catalog.unnest($1) AS b JOIN keysmith_private.usage_event e
                ON e.request_id = b.request_id
               AND e.at > b.at - interval '24 hours' AND e.at < b.at + interval '24 hours'
              FOR UPDATE OF e SKIP LOCKED)
          UPDATE keysmith_private.usage_event AS e
          SET status = coalesce(f.status, e.status), latency = coalesce(f.latency, e.latency),
-             method = coalesce(f.method, e.method), endpoint = coalesce(f.endpoint, e.endpoint)
+             method = coalesce(f.method, e.method), endpoint = coalesce(f.endpoint, e.endpoint),
+             spend = coalesce(f.spend, e.spend), weights = coalesce(e.weights || f.weights, f.weights, e.weights),
+             tags = CASE WHEN EXISTS (SELECT FROM keysmith_private.tenant t
+                                      WHERE t.tenant_id = e.tenant_id AND t.erased_at IS NOT NULL)
+                    THEN e.tags ELSE coalesce(f.tags, e.tags) END
          FROM found f WHERE e.request_id = f.request_id AND e.at = f.at
          RETURNING e.request_id",
         &[batch],

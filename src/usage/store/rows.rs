@@ -1,12 +1,15 @@
 //! Rows of usage: the values of their columns.
 
 use keysmith_core::event::Event;
-use keysmith_core::tally::{Counts, Group, Of};
+use keysmith_core::lists;
+use keysmith_core::tally::{Counts, Group, Of, Unit};
 use pg::cell::Cell;
-use pgrx::pg_sys::{INETOID, INT4OID, INT8OID, INTERVALOID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDOID};
+use pgrx::pg_sys::{
+    INETOID, INT4OID, INT8OID, INTERVALOID, JSONBOID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDOID,
+};
 
 /// The columns of `keysmith_private.usage_event`: when, and which; whose; what; how it went.
-pub const EVENT: [Oid; 16] = [
+pub const EVENT: [Oid; 20] = [
     TIMESTAMPTZOID,
     INT8OID,
     INT8OID,
@@ -23,10 +26,14 @@ pub const EVENT: [Oid; 16] = [
     INTERVALOID, // ip, latency
     TEXTOID,
     TEXTOID, // member, signed_in_by
+    INT8OID,
+    JSONBOID,
+    TEXTOID,
+    JSONBOID, // spend, weights, subject, tags
 ];
 
 /// The columns of `keysmith_private.usage_delta`.
-pub const DELTA: [Oid; 14] = [
+pub const DELTA: [Oid; 15] = [
     TIMESTAMPTZOID,
     UUIDOID,
     UUIDOID,
@@ -41,6 +48,17 @@ pub const DELTA: [Oid; 14] = [
     INTERVALOID, // requests, refused, timed, latency
     TIMESTAMPTZOID,
     TIMESTAMPTZOID, // used_at, changed_from
+    INT8OID,        // spend
+];
+
+/// The columns of `keysmith_private.usage_unit_delta`.
+pub const UNIT_DELTA: [Oid; 6] = [
+    TIMESTAMPTZOID,
+    UUIDOID,
+    UUIDOID,
+    TEXTOID, // hour, tenant_id, key_id, environment
+    TEXTOID,
+    INT8OID, // unit, amount
 ];
 
 /// A row of a request.
@@ -63,6 +81,10 @@ pub fn event<'a>(event: &'a Event<'a>, incarnation: i64, sequence: i64) -> [Cell
         Cell::interval(learned.latency.map(|latency| (0, latency))),
         Cell::server_text(event.person.map(|person| person.member)),
         Cell::server_text(event.person.map(|person| person.role)),
+        Cell::bigint(learned.spend),
+        Cell::json(learned.weights, lists::units_json),
+        Cell::server_text(event.subject),
+        Cell::json(learned.tags, lists::tags_json),
     ]
 }
 
@@ -89,5 +111,18 @@ pub fn delta<'a>(group: &'a Group<'a>, counts: &Counts) -> [Cell<'a>; DELTA.len(
         Cell::interval(Some((counts.latency_days, counts.latency))),
         Cell::timestamp(counts.used_at),
         Cell::timestamp(counts.changed_from),
+        Cell::bigint(Some(counts.spend)),
+    ]
+}
+
+/// A row of what changed of a unit.
+pub fn unit_delta<'a>(of: &'a Unit<'a>, amount: i64) -> [Cell<'a>; UNIT_DELTA.len()] {
+    [
+        Cell::timestamp(Some(of.period)),
+        Cell::uuid(&of.tenant_id),
+        Cell::uuid(&of.key_id),
+        Cell::server_text(Some(of.environment)),
+        Cell::server_text(Some(of.unit)),
+        Cell::bigint(Some(amount)),
     ]
 }
