@@ -5,7 +5,7 @@ use crate::catalog::Catalog;
 use crate::catalog::policy::{Policy, Route};
 use crate::limit::{self, Admission};
 use crate::verdict::{Account, Standing};
-use credits::{Intent, Spending};
+use credits::{Asked, Intent, Spending};
 use keysmith_core::policy::verdict::Reason;
 use pg::error::Result;
 
@@ -16,6 +16,12 @@ pub struct Charge<'a> {
     /// How many credits it costs.
     pub spend: i64,
     pub route: Option<&'a Route>,
+}
+
+/// The request and the key that it came with.
+pub struct Identified<'a> {
+    pub key_id: &'a [u8; 16],
+    pub request_id: &'a [u8; 16],
 }
 
 impl Default for Charge<'_> {
@@ -32,12 +38,13 @@ impl Charge<'_> {
         catalog: &Catalog,
         policy: &'a Policy,
         account: &'a Account,
+        request: &Identified,
     ) -> Result<(Reason, Standing<'a>)> {
         let is_limited = limits::apply(policy, account, self.route);
         if !is_limited && self.spend == 0 {
             return Ok((Reason::Ok, Standing::default()));
         }
-        self.take(catalog, policy, account, is_limited)
+        self.take(catalog, policy, account, request, is_limited)
     }
 
     fn take<'a>(
@@ -45,6 +52,7 @@ impl Charge<'_> {
         catalog: &Catalog,
         policy: &'a Policy,
         account: &'a Account,
+        request: &Identified,
         is_limited: bool,
     ) -> Result<(Reason, Standing<'a>)> {
         let mut standing = Standing::default();
@@ -60,13 +68,16 @@ impl Charge<'_> {
             }
             standing = after;
         }
-        let reason = match credits::charge(catalog, policy, account, self.spend, Intent::Spend)? {
+        let Identified { key_id, request_id } = request;
+        let asked = Asked { key_id, request_id, spend: self.spend };
+        let reason = match credits::charge(catalog, policy, account, &asked, Intent::Spend)? {
             Spending::Nothing => Reason::Ok,
             Spending::Spent { left } => {
                 standing.credits_remaining = Some(left);
                 Reason::Ok
             }
-            Spending::Exhausted { retry_after, .. } => {
+            Spending::Exhausted { left, retry_after } => {
+                standing.credits_remaining = left;
                 standing.retry_after = retry_after;
                 Reason::CreditsExhausted
             }
