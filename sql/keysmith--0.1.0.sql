@@ -2056,10 +2056,12 @@ CREATE FUNCTION keysmith.verify(
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
     sign_in boolean DEFAULT false,
-    weight integer DEFAULT 1
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
-COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer) IS
+COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text) IS
 'Decides whether a key may do this; writes nothing unless it spends, and works on standbys';
 
 CREATE FUNCTION keysmith.verify_json(
@@ -2071,10 +2073,12 @@ CREATE FUNCTION keysmith.verify_json(
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
     sign_in boolean DEFAULT false,
-    weight integer DEFAULT 1
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS json
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_json';
-COMMENT ON FUNCTION keysmith.verify_json(text, text[], inet, text, bigint, text, text, boolean, integer) IS
+COMMENT ON FUNCTION keysmith.verify_json(text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text) IS
 'As verify; the verdict is one JSON object, which is faster to read than a row';
 
 CREATE FUNCTION keysmith.verify_digest(
@@ -2086,10 +2090,12 @@ CREATE FUNCTION keysmith.verify_digest(
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
     sign_in boolean DEFAULT false,
-    weight integer DEFAULT 1
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
-COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
+COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text) IS
 'Decides about a key by its SHA-256; for callers that hash keys themselves';
 
 CREATE FUNCTION keysmith.verify_many(
@@ -2112,10 +2118,12 @@ CREATE FUNCTION keysmith.authenticate(
     keyspace text DEFAULT 'default',
     variant text DEFAULT NULL,
     spend bigint DEFAULT 0,
-    weight integer DEFAULT NULL
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
-COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
+COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer, jsonb, text) IS
 'Decides about a request; finds the key in its headers, and the needed scopes by its route';
 
 CREATE FUNCTION keysmith.authenticate_json(
@@ -2126,10 +2134,12 @@ CREATE FUNCTION keysmith.authenticate_json(
     keyspace text DEFAULT 'default',
     variant text DEFAULT NULL,
     spend bigint DEFAULT 0,
-    weight integer DEFAULT NULL
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS json
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate_json';
-COMMENT ON FUNCTION keysmith.authenticate_json(jsonb, text, text, inet, text, text, bigint, integer) IS
+COMMENT ON FUNCTION keysmith.authenticate_json(jsonb, text, text, inet, text, text, bigint, integer, jsonb, text) IS
 'As authenticate; the verdict is one JSON object, which is faster to read than a row';
 
 CREATE TYPE keysmith_private.explanation AS (
@@ -2161,11 +2171,14 @@ CREATE FUNCTION keysmith.explain_verify(
     headers jsonb DEFAULT NULL,
     method text DEFAULT NULL,
     path text DEFAULT NULL,
-    variant text DEFAULT NULL
+    variant text DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS SETOF keysmith_private.explanation
 LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
 COMMENT ON FUNCTION keysmith.explain_verify(
-    text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
+    text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text, jsonb,
+    text) IS
 'Shows what each rule of a decision saw; says why a key is refused';
 
 CREATE FUNCTION keysmith.client_ip(
@@ -5183,10 +5196,12 @@ CREATE FUNCTION keysmith.serve(
     keyspace text DEFAULT 'default',
     variant text DEFAULT NULL,
     spend bigint DEFAULT 0,
-    peer inet DEFAULT NULL
+    peer inet DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS keysmith_private.response
 LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keysmith_serve';
-COMMENT ON FUNCTION keysmith.serve(jsonb, text, text, jsonb, inet, text, text, bigint, inet) IS
+COMMENT ON FUNCTION keysmith.serve(jsonb, text, text, jsonb, inet, text, text, bigint, inet, jsonb, text) IS
 'Decides about a request, and answers it if it is an endpoint''s; one call per request';
 /* </end connected objects> */
 
@@ -5424,6 +5439,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     (NULL, 'idempotency_key', 'a text of yours by which a repeated call finds the same key'),
     (NULL, 'timeout',         'how long to wait before an error'),
     (NULL, 'weight',          'how many calls it counts as in rate limits; 0 for none'),
+    (NULL, 'weights',         'what it counts for in units that you name: {"tokens": 1200}'),
+    (NULL, 'subject',         'for whom your application makes it, such as the id of your user'),
     ('verify', 'scopes',                'the scopes that it needs, all of these; each may be an expression: a | (b & c)'),
     ('verify', 'keyspace',              'the keyspace that must have the key'),
     ('verify', 'kind',                  'secret to refuse publishable keys; null to take both'),

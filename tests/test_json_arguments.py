@@ -186,6 +186,10 @@ TEMPLATES = [
 
 CLAIMS = [([], "", "must be an object or null"), (1, "", "must be an object or null"), ("a", "", "must be an object or null")]
 
+WEIGHTS = [([], "", "must be a JSON object"), (None, "", "must be a JSON object"), ({"T": 1}, "", "must have units of"),
+           ({"t": 1.5}, "", "must have whole numbers"), ({"t": "1"}, "", "must have whole numbers")]
+REQUEST = {"headers": Jsonb({}), "method": "GET", "path": "/"}
+
 ARGUMENTS = [
     ("alter_keyspace", {"name": "default"}, "changes", fields(OPTIONS | PLAIN_OPTIONS)),
     ("alter_key", {"key_id": "KEY_ID"}, "changes", fields(KEY)),
@@ -204,6 +208,9 @@ ARGUMENTS = [
     ("derive_token", {"api_key": "KEY"}, "claims", CLAIMS),
     ("audit_verify", {}, "heads", HEADS),
     ("replay_revocations", {}, "revocations", REVOCATIONS),
+    *[(function, {"api_key": "KEY"}, "weights", WEIGHTS) for function in ("verify", "verify_json", "explain_verify")],
+    ("verify_digest", {"digest": b"x" * 32}, "weights", WEIGHTS),
+    *[(function, REQUEST, "weights", WEIGHTS) for function in ("authenticate", "authenticate_json", "serve")],
 ]
 
 

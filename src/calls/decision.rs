@@ -182,7 +182,14 @@ impl<'a> Decision<'a> {
 
     /// The request as usage records contain it.
     fn noted(&self) -> usage::Request<'a> {
-        usage::Request { address: self.demand.address, at: self.demand.now, ..self.request }
+        usage::Request {
+            address: self.demand.address,
+            at: self.demand.now,
+            spend: self.charge.spend,
+            weights: self.charge.weights,
+            subject: self.charge.subject,
+            ..self.request
+        }
     }
 }
 

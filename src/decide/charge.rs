@@ -7,12 +7,16 @@ use crate::limit::{self, Admission};
 use crate::verdict::{Account, Standing};
 use credits::{Asked, Intent, Spending};
 use keysmith_core::policy::verdict::Reason;
+use keysmith_core::policy::weights::Weights;
 use pg::error::Result;
 
 /// The price of a request.
+#[derive(Default)]
 pub struct Charge<'a> {
-    /// How many calls it counts for; 0 for a free request.
-    pub weight: u32,
+    /// What it counts for; 0 of everything for a free request.
+    pub weights: Weights<'a>,
+    /// For whom the application makes the request.
+    pub subject: Option<&'a [u8]>,
     /// How many credits it costs.
     pub spend: i64,
     pub route: Option<&'a Route>,
@@ -22,12 +26,6 @@ pub struct Charge<'a> {
 pub struct Identified<'a> {
     pub key_id: &'a [u8; 16],
     pub request_id: &'a [u8; 16],
-}
-
-impl Default for Charge<'_> {
-    fn default() -> Self {
-        Charge { weight: 1, spend: 0, route: None }
-    }
 }
 
 impl Charge<'_> {
@@ -62,7 +60,7 @@ impl Charge<'_> {
                 return Ok((Reason::LimitsUnavailable, standing));
             };
             claims = found;
-            let (reason, after) = told(limit::take(&claims, self.weight));
+            let (reason, after) = told(limit::take(&claims, self.weights.calls));
             if reason != Reason::Ok {
                 return Ok((reason, after));
             }
@@ -84,9 +82,9 @@ impl Charge<'_> {
             Spending::Unwritable | Spending::Held => Reason::CreditsUnavailable,
         };
         if reason != Reason::Ok && !claims.is_empty() {
-            limit::give_back(&claims, self.weight);
+            limit::give_back(&claims, self.weights.calls);
             if let Some(limit) = &mut standing.limit {
-                limit.remaining = limit.remaining.saturating_add(self.weight);
+                limit.remaining = limit.remaining.saturating_add(self.weights.calls);
             }
         }
         Ok((reason, standing))
