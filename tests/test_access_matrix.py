@@ -19,7 +19,7 @@ FUNCTIONS = {
     # Isolation and tracking functions act with their caller's rights, on its tables.
     **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "verify_json", "authenticate_json",
                      "derive_token", "jwks",
-                     "response_headers", "problem", "serve", "openapi", "pre_request", "log_request",
+                     "response_headers", "problem", "serve", "openapi", "pre_request", "log_request", "settle",
                      "isolate", "release", "track", "untrack", "log_usage",
                      "protect", "unprotect", "protect_existing", "hash_columns", "digest", "digests",
                      "matches", "is_digest", "seal_rows", "unseal_rows", "verify_rows", "seal_row"],
@@ -33,7 +33,7 @@ FUNCTIONS = {
     # Functions that views call with the rights of their reader.
     **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_endpoints",
                      "own_top_keys", "own_top_refusals", "own_touches", "own_tenants", "own_members", "own_stale_keys",
-                     "own_recent_refusals", "own_audit", "own_overprivileged_keys", "credits_at", "key_status"],
+                     "own_recent_refusals", "own_audit", "own_overprivileged_keys", "credits_at", "next_refill", "key_status"],
                     {HOST, ISSUER, AUDITOR, ADMIN}),
     **dict.fromkeys(["isolation_states", "shown_metrics", "shown_alarms", "shown_nodes"], {AUDITOR, ADMIN}),
     # Storing queued records changes nothing visible, and shows them.
