@@ -77,7 +77,7 @@ RELATIONS = {
                     {AUDITOR, ADMIN}),
     "hashing_progress": {VERIFIER, AUDITOR, ADMIN},
     **dict.fromkeys(["key_listing", "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope",
-                     "role", "route", "endpoint", "tenant", "member", "key", "credit", "access", "audit_entry", "audit_content",
+                     "role", "route", "endpoint", "tenant", "member", "key", "credit", "charge", "credit_event", "access", "audit_entry", "audit_content",
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
                      "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "usage_mark",
@@ -88,7 +88,7 @@ RELATIONS = {
                      "all_touches", "all_tenants", "all_members", "all_stale_keys", "all_recent_refusals",
                      "all_overprivileged_keys", "metric_help"], set()),
 }
-SEQUENCES = {"usage_sequence": set()}
+SEQUENCES = {"usage_sequence": set(), "credit_event_id_seq": set()}
 # A role with USAGE on a type can make objects depend on it.
 TYPES = dict.fromkeys(["verdict", "response", "minted", "explanation", "listed_key"], set())
 

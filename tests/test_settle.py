@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from cluster import running
 from conftest import session
 from test_concurrency import waits
 from test_credits import balance
@@ -198,6 +199,138 @@ def test_a_verifier_settles_requests_of_its_keyspaces(cluster, dbname, db):
         assert settle(db, foreign, 2)
     finally:
         db.rows("DROP OWNED BY settler; DROP ROLE settler")
+
+
+def test_a_session_that_spends_and_settles_waits_for_nobody_who_waits_for_it(db, connect, database):
+    """One settles the request that the other, which holds the credits, settles too."""
+    db.tenant()
+    key = db.mint(credits=100)
+    request_id = spent(db, key, 5)
+    spending, settling = database(connect(autocommit=False)), database(connect())
+    for other in (spending, settling):
+        other.rows("SET keysmith.spend_timeout = '60 s'")
+    spent(spending, key, 1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(settle, settling, request_id, 7)
+        waits(db)
+        assert settle(spending, request_id, 8)
+        spending.session.commit()
+        assert waiting.result(60) is False
+    assert balance(db, key=key) == 100 - 1 - 8
+
+
+def test_in_a_savepoint(db, connect, database):
+    db.tenant()
+    key = db.mint(credits=20)
+    other = database(connect(autocommit=False))
+    other.rows("SAVEPOINT s")
+    request_id = spent(other, key, 5)
+    assert settle(other, request_id, 6)
+    other.rows("ROLLBACK TO s")
+    assert settle(other, request_id, 6) is False
+    request_id = spent(other, key, 5)
+    other.rows("SAVEPOINT s")
+    assert settle(other, request_id, 6)
+    other.rows("ROLLBACK TO s")
+    assert [settle(other, request_id, 7), settle(other, request_id, 7)] == [True, False]
+    other.session.commit()
+    assert balance(db, key=key) == 13
+
+
+@pytest.mark.parametrize("ending, settled_again, left", [("COMMIT", False, 14), ("ROLLBACK", True, 13)])
+def test_a_prepared_transaction_settles(db, connect, database, ending, settled_again, left):
+    db.tenant()
+    key = db.mint(credits=20)
+    request_id = spent(db, key, 5)
+    other = database(connect())
+    name = f"{db.value('SELECT current_database()')} settles"
+    other.rows("BEGIN")
+    assert settle(other, request_id, 6)
+    other.rows(f"PREPARE TRANSACTION '{name}'")
+    try:
+        db.rows("SET keysmith.spend_timeout = 0")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            settle(db, request_id, 7)
+    finally:
+        db.rows(f"{ending} PREPARED '{name}'")
+    assert settle(db, request_id, 7) is settled_again
+    assert balance(db, key=key) == left
+
+
+def test_a_crash_keeps_what_was_committed():
+    with running("primary") as cluster:
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        key = db.mint(credits=20)
+        one, two, three = (spent(db, key, 2) for _ in range(3))
+        assert settle(db, one, 5)
+        open_session = session(cluster)
+        open_session.rows("BEGIN")
+        assert settle(open_session, two, 9)
+        cluster.kill()
+        cluster.start_after_kill()
+        db = session(cluster)
+        assert balance(db, key=key) == 11
+        assert [settle(db, request_id, 3) for request_id in (one, two, three)] == [False, True, True]
+        assert balance(db, key=key) == 9
+        db.session.close()
+
+
+def test_a_standby_settles_nothing():
+    with running("primary", max_wal_senders=4) as primary:
+        standby = primary.backup("standby", port=5433)
+        try:
+            standby.start()
+            db = session(primary)
+            db.rows("CREATE EXTENSION keysmith")
+            db.tenant()
+            request_id = spent(db, db.mint(credits=5), 1)
+            db.call("wait_for_replay")
+            assert "nothing can be written" in session(standby).refused("KS409", "settle", request_id, 2)
+            assert settle(db, request_id, 2)
+        finally:
+            standby.remove()
+
+
+def test_settling_while_the_holder_goes(db, connect, database):
+    """Whatever comes first, all come to an end, and nobody gets an error."""
+    for keyspace in ("dropped", "other"):
+        db.call("create_keyspace", keyspace)
+        db.tenant("acme", keyspace=keyspace)
+        db.tenant("erased", keyspace=keyspace)
+
+    def make(number):
+        keyspace = "dropped" if number % 2 else "other"
+        key = db.mint("erased" if number % 4 == 2 else "acme", keyspace=keyspace, credits=100)
+        return key, db.verify(key.api_key, keyspace=keyspace, spend=5).request_id
+
+    made = [make(number) for number in range(40)]
+    sessions = [database(connect()) for _ in range(6)]
+    for other in sessions:
+        other.rows("SET keysmith.spend_timeout = '60 s'")
+
+    def settles(other):
+        return [settle(other, request_id, 7) for _, request_id in made]
+
+    def goes(other):
+        for key, _ in made[::4]:
+            other.call("revoke", key.key_id, "test")
+        other.rows("UPDATE keysmith_private.key SET created_at = '2020-01-01', expires_at = '2020-01-02' "
+                   "WHERE key_id = %s", made[0][0].key_id)
+        other.call("purge_keys", "1 day")
+        other.call("erase_tenant", "erased", "other")
+        other.call("drop_keyspace", "dropped", True)
+        return []
+
+    with ThreadPoolExecutor(6) as pool:
+        work = [pool.submit(settles if number else goes, other) for number, other in enumerate(sessions)]
+        outcomes = [job.result(120) for job in work][1:]
+    won = [sum(each) for each in zip(*outcomes)]
+    # A request whose keyspace was dropped first is unknown to all.
+    assert set(won[::2]) == {1} and set(won[1::2]) <= {0, 1}
+    assert {row.balance for row in db.rows("SELECT balance FROM keysmith_private.credit")} == {93}
+    assert db.value("SELECT count(*) FROM keysmith_private.charge") == 20
 
 
 def test_old_charges_go(db):

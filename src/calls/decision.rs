@@ -129,7 +129,8 @@ impl<'a> Decision<'a> {
         let request_id = request_id::next(self.demand.now);
         if reason == Reason::Ok {
             let catalog = self.reader.catalog;
-            let request = Identified { key_id: &holder.key_id, request_id: &request_id };
+            let address = self.demand.address;
+            let request = Identified { key_id: &holder.key_id, request_id: &request_id, address };
             (reason, standing) =
                 self.charge.collect(catalog, &self.policy, &holder.account, &request)?;
         }

@@ -231,13 +231,15 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
     let account = &holder.account;
     let limits = if !limits::apply(policy, account, charge.route) {
         step(LIMITS, Reason::Ok, "no limits".into())
-    } else if let Some(claims) = limits::claims(policy, account, charge.route) {
-        let (reason, standing) = charge::told(limit::peek(&claims, charge.weights.calls));
+    } else if let Some(claims) =
+        limits::claims(policy, account, &charge.counted(asked.demand.address))
+    {
+        let (reason, standing) = charge::told(limit::peek(&claims));
         let saw = standing.limit.map_or("no limits".into(), |limit| {
-            let weight = charge.weights.calls;
+            let (unit, weight) = (lossy(limit.unit), limit.weight);
             let taken = if reason == Reason::Ok { weight } else { 0 };
             let left = limit.remaining.saturating_add(taken);
-            format!("{}: {left} calls left; the request counts for {weight}", lossy(limit.name))
+            format!("{}: {left} {unit} left; the request counts for {weight}", lossy(limit.name))
         });
         step(LIMITS, reason, saw)
     } else {

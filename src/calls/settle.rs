@@ -1,11 +1,11 @@
 //! `settle`: charges what a request really cost, once that is known.
 //!
-//! The row of the request's charge decides who comes first. It is locked before the credits are, and both
-//! are read as they are now, at any isolation level.
+//! The row of the request's charge decides who comes first. The credits are locked before it: a decision
+//! that spends takes the same order. Both are read as they are now, at any isolation level.
 
 use crate::catalog::tables::Table;
 use crate::catalog::{Catalog, access, columns};
-use crate::decide::credits::{self, Change, Purse, can_write};
+use crate::decide::credits::{self, Purse, can_write};
 use crate::settings;
 use pg::call::{Call, must_not_be_null, sql_functions};
 use pg::clock::{self, DAY};
@@ -27,17 +27,31 @@ fn settle(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::argument("spend", "must not be negative"));
     }
     let catalog = super::decision::opened()?;
-    if !can_write() {
+    // On a subscriber nothing is spent, and the publisher settles.
+    if !can_write() || catalog.is_subscriber() {
         return Err(Error::new(
             Code::Conflict,
             "a request can't be settled where nothing can be written",
         )
-        .hint("Call settle on the primary, in a transaction that is not READ ONLY."));
+        .hint("Call settle on the primary or publisher, in a transaction that is not READ ONLY."));
     }
     let deadline = Deadline::after(settings::spend_timeout());
     let by_id = ScanKey::uuid(columns::charge::request_id, &request_id);
-    let charge = locked(catalog.tables.charge, by_id, deadline, |row| Charge::read(&catalog, row))?;
-    let Some(charge) = charge else { return Ok(Some(Datum::from(false))) };
+    let read = |row: &Row| Charge::read(&catalog, row);
+    let seen = {
+        let snapshot = Snapshot::now();
+        let relation = catalog.tables.charge.open();
+        let mut scan = relation.scan(&snapshot, [by_id.clone()]);
+        scan.next().and_then(|row| read(&row))
+    };
+    let Some(Charge { credit_id, .. }) = seen else { return Ok(Some(Datum::from(false))) };
+    // There is none if the credits were taken away meanwhile. Then nothing is owed.
+    let by_credit = ScanKey::uuid(columns::credit::credit_id, &credit_id);
+    let purse = locked(catalog.tables.credit_by_id, by_credit, deadline, Purse::read)?;
+    // Others may have settled the request before its credits could be locked.
+    let Some(charge) = locked(catalog.tables.charge, by_id, deadline, read)? else {
+        return Ok(Some(Datum::from(false)));
+    };
     catalog.as_owner(|| {
         credits::change(
             saved!(
@@ -45,18 +59,14 @@ fn settle(call: &Call) -> Result<Option<Datum>> {
                  SET settled = $2, settled_at = pg_catalog.clock_timestamp() WHERE request_id = $1"
             ),
             &[Param::uuid(&request_id), Param::bigint(Some(cost))],
-        )
+        )?;
+        // It gives back no more than was spent, as nothing costs less than 0.
+        let amount = charge.spend.saturating_sub(cost);
+        match purse {
+            Some(purse) if amount != 0 => purse.changed_by(amount).store(),
+            _ => Ok(()),
+        }
     })?;
-    // It gives back no more than was spent, as nothing costs less than 0.
-    let amount = charge.spend.saturating_sub(cost);
-    if amount != 0 {
-        let by_id = ScanKey::uuid(columns::credit::credit_id, &charge.credit_id);
-        let change = locked(catalog.tables.credit_by_id, by_id, deadline, |row| {
-            Purse::read(row).map(|purse| purse.changed_by(amount))
-        })?;
-        // Credits that were taken away meanwhile owe nothing.
-        change.map_or(Ok(()), |change: Change| catalog.as_owner(|| change.store()))?;
-    }
     Ok(Some(Datum::from(true)))
 }
 
@@ -74,7 +84,7 @@ impl Charge {
         let is_settled = row.timestamp(column::settled_at).is_some();
         let is_old = row.timestamp(column::at)? < clock::now().saturating_sub(DAY);
         let keyspace = row.bytes(column::keyspace)?;
-        if is_settled || is_old || access::must_decide(catalog, keyspace).is_err() {
+        if is_settled || is_old || !access::may_decide(catalog, keyspace) {
             return None;
         }
         Some(Charge { credit_id: row.uuid(column::credit_id)?, spend: row.bigint(column::spend)? })

@@ -8,7 +8,9 @@ use crate::verdict::{Account, Standing};
 use credits::{Asked, Intent, Spending};
 use keysmith_core::policy::verdict::Reason;
 use keysmith_core::policy::weights::Weights;
+use limits::Counted;
 use pg::error::Result;
+use std::net::IpAddr;
 
 /// The price of a request.
 #[derive(Default)]
@@ -22,13 +24,20 @@ pub struct Charge<'a> {
     pub route: Option<&'a Route>,
 }
 
-/// The request and the key that it came with.
+/// The request, the key that it came with, and where it comes from.
 pub struct Identified<'a> {
     pub key_id: &'a [u8; 16],
     pub request_id: &'a [u8; 16],
+    pub address: Option<IpAddr>,
 }
 
-impl Charge<'_> {
+impl<'c> Charge<'c> {
+    /// What a request from an address counts for in limits.
+    pub fn counted(&self, address: Option<IpAddr>) -> Counted<'c> {
+        let Charge { weights, subject, route, .. } = *self;
+        Counted { weights, subject, address, route }
+    }
+
     /// Charges the request in full, or not at all.
     #[inline(always)]
     pub fn collect<'a>(
@@ -42,7 +51,8 @@ impl Charge<'_> {
         if !is_limited && self.spend == 0 {
             return Ok((Reason::Ok, Standing::default()));
         }
-        self.take(catalog, policy, account, request, is_limited)
+        let counted = is_limited.then(|| self.counted(request.address));
+        self.take(catalog, policy, account, request, counted)
     }
 
     fn take<'a>(
@@ -51,22 +61,22 @@ impl Charge<'_> {
         policy: &'a Policy,
         account: &'a Account,
         request: &Identified,
-        is_limited: bool,
+        counted: Option<Counted<'a>>,
     ) -> Result<(Reason, Standing<'a>)> {
         let mut standing = Standing::default();
         let mut claims = Vec::new();
-        if is_limited {
-            let Some(found) = limits::claims(policy, account, self.route) else {
+        if let Some(counted) = counted {
+            let Some(found) = limits::claims(policy, account, &counted) else {
                 return Ok((Reason::LimitsUnavailable, standing));
             };
             claims = found;
-            let (reason, after) = told(limit::take(&claims, self.weights.calls));
+            let (reason, after) = told(limit::take(&claims));
             if reason != Reason::Ok {
                 return Ok((reason, after));
             }
             standing = after;
         }
-        let Identified { key_id, request_id } = request;
+        let Identified { key_id, request_id, .. } = request;
         let asked = Asked { key_id, request_id, spend: self.spend };
         let reason = match credits::charge(catalog, policy, account, &asked, Intent::Spend)? {
             Spending::Nothing => Reason::Ok,
@@ -82,9 +92,9 @@ impl Charge<'_> {
             Spending::Unwritable | Spending::Held => Reason::CreditsUnavailable,
         };
         if reason != Reason::Ok && !claims.is_empty() {
-            limit::give_back(&claims, self.weights.calls);
+            limit::give_back(&claims);
             if let Some(limit) = &mut standing.limit {
-                limit.remaining = limit.remaining.saturating_add(self.weights.calls);
+                limit.remaining = limit.remaining.saturating_add(limit.weight);
             }
         }
         Ok((reason, standing))

@@ -106,6 +106,8 @@ pub fn is_unit(name: &[u8]) -> bool {
 
 pub const UNIT_RULE: &str = "must have units of 1 to 31 letters a-z, digits, _ and -, beginning with a \
                              letter";
+pub const UNIT_NAME_RULE: &str =
+    "must have 1 to 31 letters a-z, digits, _ and -, and begin with a letter";
 pub const WEIGHT_RULE: &str = "must have whole numbers from 0 to 1000000000";
 const COUNT_RULE: &str = "must have at most 8 units besides calls";
 
