@@ -18,7 +18,7 @@ def fill(db):
     db.call("define_route", "default", "POST", "/docs/{id}", "docs:write")
     for keyspace in ("default", "other"):
         db.tenant("acme", keyspace=keyspace, plan="pro")
-    db.tenant("umbrella", credits=Jsonb(7))
+    db.tenant("umbrella", credits=Jsonb({"balance": 7, "refill": 1, "every": "week", "anchor": "2026-01-01 06:00Z", "low": 1}))
     db.tenant("closed")
     db.tenant("walled", allowlist=["203.0.113.0/24"], scopes=["docs:read"])
     db.call("set_member", "acme", "ann", "editor")
@@ -65,9 +65,9 @@ def fill(db):
         _request(db, keys["of a role"].api_key)
         db.verify("ks_live_unknown")
         db.call("flush_usage")
-    db.verify(keys["rich"].api_key, spend=4)
+    spent = db.verify(keys["rich"].api_key, spend=4).request_id
     db.call("flush_usage")
-    return {"keys": {name: key.api_key for name, key in keys.items()}, "elsewhere": elsewhere.api_key}
+    return {"keys": {name: key.api_key for name, key in keys.items()}, "elsewhere": elsewhere.api_key, "spent": str(spent)}
 
 
 def drop_roles(db):
@@ -110,7 +110,8 @@ def check(db, kept):
     assert db.verify(keys["limited"]).limit_name == "slow"
     assert "rate_limited" in {db.reason(keys["limited"]) for _ in range(20)}
     assert db.reason(keys["of the limited"]) == "rate_limited"
-    assert db.verify(keys["rich"], spend=6).credits_remaining == 0
+    assert [db.value("SELECT keysmith.settle(%s, spend => 5)", kept["spent"]) for _ in range(2)] == [True, False]
+    assert db.verify(keys["rich"], spend=5).credits_remaining == 0
     assert db.reason(keys["of the rich"], spend=1) == "credits_exhausted"
     assert db.verify(keys["of a rich tenant"], spend=2).credits_remaining == 5
 

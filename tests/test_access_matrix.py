@@ -19,7 +19,7 @@ FUNCTIONS = {
     # Isolation and tracking functions act with their caller's rights, on its tables.
     **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "verify_json", "authenticate_json",
                      "derive_token", "jwks",
-                     "response_headers", "problem", "serve", "openapi", "pre_request", "log_request",
+                     "response_headers", "problem", "serve", "openapi", "pre_request", "log_request", "settle",
                      "isolate", "release", "track", "untrack", "log_usage",
                      "protect", "unprotect", "protect_existing", "hash_columns", "digest", "digests",
                      "matches", "is_digest", "seal_rows", "unseal_rows", "verify_rows", "seal_row"],
@@ -33,7 +33,7 @@ FUNCTIONS = {
     # Functions that views call with the rights of their reader.
     **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_units", "own_usage_endpoints",
                      "own_top_keys", "own_top_refusals", "own_touches", "own_tenants", "own_members", "own_stale_keys",
-                     "own_recent_refusals", "own_audit", "own_overprivileged_keys", "credits_at", "key_status"],
+                     "own_recent_refusals", "own_audit", "own_overprivileged_keys", "credits_at", "next_refill", "key_status"],
                     {HOST, ISSUER, AUDITOR, ADMIN}),
     **dict.fromkeys(["isolation_states", "shown_metrics", "shown_alarms", "shown_nodes"], {AUDITOR, ADMIN}),
     # Storing queued records changes nothing visible, and shows them.
@@ -77,7 +77,7 @@ RELATIONS = {
                     {AUDITOR, ADMIN}),
     "hashing_progress": {VERIFIER, AUDITOR, ADMIN},
     **dict.fromkeys(["key_listing", "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope",
-                     "role", "route", "endpoint", "tenant", "member", "key", "credit", "access", "audit_entry", "audit_content",
+                     "role", "route", "endpoint", "tenant", "member", "key", "credit", "charge", "credit_event", "access", "audit_entry", "audit_content",
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
                      "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "usage_mark",
@@ -88,7 +88,7 @@ RELATIONS = {
                      "all_touches", "all_tenants", "all_members", "all_stale_keys", "all_recent_refusals",
                      "all_overprivileged_keys", "metric_help"], set()),
 }
-SEQUENCES = {"usage_sequence": set()}
+SEQUENCES = {"usage_sequence": set(), "credit_event_id_seq": set()}
 # A role with USAGE on a type can make objects depend on it.
 TYPES = dict.fromkeys(["verdict", "response", "minted", "explanation", "listed_key"], set())
 

@@ -37,13 +37,14 @@ CREDITS = [
     ({"more": 1}, "", 'has an unknown field "more"'), ({"balance": -1}, ".balance", "must be 0 or more, not -1"),
     ({"balance": None}, ".balance", "must be an integer"), ({"balance": "x"}, ".balance", "must be an integer"),
     ({"refill": 0}, ".refill", "must be 1 or more, not 0"), ({"refill": "x"}, ".refill", "must be an integer or null"),
-    ({"every": "hour"}, ".every", "must be one of: day, month"), ({"every": 1}, ".every", "must be a string or null"),
+    ({"every": "year"}, ".every", "must be one of: hour, day, week, month"), ({"every": 1}, ".every", "must be a string or null"),
+    ({"low": -1}, ".low", "must be 0 or more, not -1"), ({"anchor": "infinity"}, ".anchor", "must be a moment, not infinity"),
 ]
 REFILL = [
     ("x", "", "must be an object such as"), ([5, "day"], "", "must be an object such as"),
     ({"amount": 1, "every": "day", "more": 1}, "", 'has an unknown field "more"'),
     ({"amount": 0, "every": "day"}, ".amount", "must be 1 or more, not 0"),
-    ({"amount": 1, "every": "hour"}, ".every", "must be one of: day, month"),
+    ({"amount": 1, "every": "year"}, ".every", "must be one of: hour, day, week, month"),
 ]
 # The options of a keyspace that are jsonb by themselves.
 OPTIONS = {

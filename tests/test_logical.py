@@ -440,7 +440,11 @@ def test_credits_are_not_spent_on_a_subscriber(shared):
     shared.synchronize()
     assert shared.subscriber.reason(shared.key.api_key, spend=1) == "credits_unavailable"
     assert shared.subscriber.reason(shared.key.api_key) == "ok"
-    assert shared.publisher.reason(shared.key.api_key, spend=1) == "ok"
+    spent = shared.publisher.verify(shared.key.api_key, spend=1)
+    assert spent.ok
+    shared.synchronize()
+    assert "can't be settled" in shared.subscriber.refused("KS409", "settle", spent.request_id, 2)
+    assert shared.publisher.value("SELECT keysmith.settle(%s, 2)", spent.request_id)
 
 
 def told(db):

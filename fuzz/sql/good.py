@@ -11,7 +11,7 @@ CODES = """{"insufficient_scope": "no", "rate_limited": {"code": "slow", "messag
 FEATURES = """{"allowlist": ["pro"], "grace": ["pro", "free"], "publishable": []}"""
 
 GOOD = {
-    "amount": ["1", "100", "0"], "at_max": ["'error'", "'replace'"], "bars": ["1", "24", "1000"], "charges": ["'{live}'", "'{}'", "'{live,test}'"],
+    "amount": ["1", "100", "0", "-1"], "at_max": ["'error'", "'replace'"], "bars": ["1", "24", "1000"], "charges": ["'{live}'", "'{}'", "'{live,test}'"],
     "codes": [f"'{CODES}'", "'{}'"], "credits": ["5", "0", "1000000"], "description": ["'what it is'"], "display": [f"'{DISPLAY}'", "'{}'"],
     "empty_scopes": ["'all'", "'defaults'", "'none'"], "endpoint": ["'/v1/{id}'"], "expires_at": ["'2999-01-01'", "clock_timestamp() + '10 ms'", "NULL"],
     "grace": ["'0'", "'10 ms'", "'1 day'"], "implies": ["'{c}'", "'{}'", "'{a:c,c}'"], "include_revoked": ["true", "false"],
@@ -24,12 +24,12 @@ GOOD = {
     "unlisted_routes": ["'any_key'", "'refuse'"], "until": ["NULL", "now()", "'2999-01-01'"], "usage_log": ["'everything'", "'refusals'", "'nothing'"],
     "variant": ["NULL", "'v'"], "weight": ["1", "2", "NULL"], "weights": ["NULL", """'{"tokens": 12}'""", """'{"tokens": 0, "calls": 2}'"""], "subject": ["NULL", "'user-42'"], "width": ["50", "80", "500"],
     "cascade": ["true", "false"], "older_than": ["'1 second'", "'1 day'", "'10000 days'"], "disabled": ["true", "false"], "idempotency_key": ["NULL", "'one'"],
-    "refill": ["NULL", """'{"amount": 10, "every": "day"}'"""], "scanner_patterns.format": ["'regex'", "'gitleaks'", "'trufflehog'"],
+    "refill": ["NULL", """'{"amount": 10, "every": "day"}'""", """'{"amount": 5, "every": "week", "anchor": "2026-01-31 06:00Z", "low": 2}'"""], "scanner_patterns.format": ["'regex'", "'gitleaks'", "'trufflehog'"],
     "add_scopes.scopes": ["'{a:b}'", "'{c}'"], "remove_scopes.scopes": ["'{a:b}'", "'{c}'"], "remove_role.role": ["'reader'", "'writer'"],
     "alter_key.changes": ["""'{"label": "new"}'""", """'{"scopes": ["a:b"], "allowlist": ["10.0.0.0/8"]}'""", """'{"metadata": {"a": 1}, "expires_at": "2999-01-01"}'""",
                           """'{"limits": [{"name": "a", "limit": 9, "window": "1 hour"}]}'""", """'{"allowlist": null, "owner": null}'""", """'{"role": "reader"}'"""],
     "alter_tenant.changes": ["""'{"plan": "pro"}'""", """'{"credits": {"refill": 10, "every": "day"}}'""", """'{"limits": [], "metadata": {}}'""",
-                             """'{"credits": {"balance": 5}}'""", """'{"allowlist": ["10.0.0.0/8"]}'""", """'{"allowlist": null, "scopes": ["a:b"]}'""",
+                             """'{"credits": {"balance": 5}}'""", """'{"credits": {"low": 3}}'""", """'{"allowlist": ["10.0.0.0/8"]}'""", """'{"allowlist": null, "scopes": ["a:b"]}'""",
                              """'{"scopes": null}'"""],
     "alter_keyspace.changes": ["""'{"label_length": 50}'""", f"""'{{"codes": {CODES}}}'""", f"""'{{"display": {DISPLAY}}}'""", """'{"usage_log": "refusals"}'""", """'{"max_idle": "1 hour"}'""",
                                """'{"max_active_keys": 50, "at_max": "replace"}'""", f"""'{{"plan_features": {FEATURES}}}'""", """'{"schemes": ["bearer"]}'""", """'{"issuer": "https://api.example.com"}'"""],
@@ -44,6 +44,7 @@ GOOD = {
     "create_tenant.scopes": ["NULL", "'{}'", "'{a:b,c}'"], "create_tenant.tenant_id": ["NULL", "gen_random_uuid()"], "if_not_exists": ["true", "false"],
     "new_name": ["'acme'", "'t' || (random() * 1e9)::int"],
     "derive_token.scopes": ["NULL", "'{}'", "'{a:b}'"], "ttl": ["'15 minutes'", "'1 second'", "'24 hours'"],
+    "settle.request_id": ["(SELECT request_id FROM keysmith_private.charge ORDER BY random() LIMIT 1)"],
     "derive_token.audience": ["NULL", "'default https://files.example.com'"], "derive_token.claims": ["NULL", """'{"a": [1, null]}'"""],
     "act_as.member": ["NULL", "'ann'"], "grant_access.keyspace": ["NULL", "'default'"], "revoke_access.keyspace": ["NULL", "'default'"],
     "create_tenant.credits": ["NULL", """'{"refill": 1000, "every": "month"}'""", """'{"balance": 5}'"""],

@@ -53,7 +53,7 @@ COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'The time when the key 
 COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused the request, or else the one that is used up first';
 COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'How much is left in that limit, in its unit';
 COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'The time until the same request would pass, if no other comes first; null if never or unknown';
-COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'The balance after credits were spent';
+COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'The balance after credits were spent, or the one that did not suffice';
 COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A unique id of this decision';
 COMMENT ON COLUMN keysmith_private.verdict.label IS 'The label of the key';
 COMMENT ON COLUMN keysmith_private.verdict.plan IS 'The plan of the tenant';

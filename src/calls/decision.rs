@@ -3,7 +3,7 @@
 
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, access};
-use crate::decide::charge::Charge;
+use crate::decide::charge::{Charge, Identified};
 use crate::decide::lookup::Reader;
 use crate::decide::needs::NeededScopes;
 use crate::decide::presented::Sought;
@@ -126,15 +126,18 @@ impl<'a> Decision<'a> {
 
         let mut reason = rules::decide(&found, &self.demand);
         let mut standing = Standing::default();
+        let request_id = request_id::next(self.demand.now);
         if reason == Reason::Ok {
             let catalog = self.reader.catalog;
+            let address = self.demand.address;
+            let request = Identified { key_id: &holder.key_id, request_id: &request_id, address };
             (reason, standing) =
-                self.charge.collect(catalog, &self.policy, &holder.account, self.demand.address)?;
+                self.charge.collect(catalog, &self.policy, &holder.account, &request)?;
         }
         if reason == Reason::InsufficientScope {
             standing.missing_scopes = self.needs.missing(&held);
         }
-        let verdict = self.answer(memory, reason, Some(&holder), &standing);
+        let verdict = self.answer(memory, reason, Some(&holder), &standing, &request_id);
         if self.signs_in {
             let (address, request_id) = (self.demand.address, verdict.request_id);
             let identity = (reason == Reason::Ok)
@@ -156,7 +159,8 @@ impl<'a> Decision<'a> {
         if self.signs_in {
             identity::sign_in(None);
         }
-        self.answer(memory, reason, None, &Standing::default())
+        let request_id = request_id::next(self.demand.now);
+        self.answer(memory, reason, None, &Standing::default(), &request_id)
     }
 
     #[inline]
@@ -166,12 +170,12 @@ impl<'a> Decision<'a> {
         reason: Reason,
         holder: Option<&Holder>,
         standing: &Standing,
+        request_id: &[u8; 16],
     ) -> Verdict<'m, F> {
         usage::count(reason, self.reader.take_miss());
-        let (catalog, now) = (self.reader.catalog, self.demand.now);
+        let catalog = self.reader.catalog;
         let policy = &*self.policy;
         let keyspace = policy.existing(self.keyspace);
-        let request_id = &request_id::next(now);
         let words = Words::of(policy, reason);
         let facts = Facts { keyspace, reason, words, holder, standing, request_id };
         Verdict::form(memory, catalog, &facts)

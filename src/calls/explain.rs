@@ -247,7 +247,8 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
         step(LIMITS, Reason::LimitsUnavailable, saw)
     };
     let spend = charge.spend;
-    let spending = credits::charge(asked.reader.catalog, policy, account, spend, Intent::Look)?;
+    let price = credits::Asked { key_id: &holder.key_id, request_id: &[0; 16], spend };
+    let spending = credits::charge(asked.reader.catalog, policy, account, &price, Intent::Look)?;
     let (reason, saw) = match spending {
         Spending::Nothing => (Reason::Ok, "nothing is spent".into()),
         Spending::Spent { left } => {

@@ -71,24 +71,25 @@ thread_local! {
 /// a binding to some keyspaces narrows it.
 #[inline]
 pub fn must_decide(catalog: &Catalog, keyspace: &[u8]) -> Result<()> {
+    if may_decide(catalog, keyspace) { Ok(()) } else { Err(refusal(role::current(), keyspace)) }
+}
+
+#[inline]
+pub fn may_decide(catalog: &Catalog, keyspace: &[u8]) -> bool {
     let asked = (role::current(), [catalog.changes, invalidation::changes_of_roles()]);
-    if FREE.get() == asked { Ok(()) } else { ask(catalog, asked, keyspace) }
+    FREE.get() == asked || ask(catalog, asked, keyspace)
 }
 
 #[cold]
-fn ask(catalog: &Catalog, (user, counts): (Oid, [u64; 2]), keyspace: &[u8]) -> Result<()> {
+fn ask(catalog: &Catalog, (user, counts): (Oid, [u64; 2]), keyspace: &[u8]) -> bool {
     let known = REMEMBERED.with_borrow(|remembered| {
         let mut known = remembered.users.iter().filter(|_| remembered.counts == counts);
         known.find(|(known, _)| *known == user).map(|(_, keyspaces)| keyspaces.have(keyspace))
     });
-    match known {
-        Some(true) => Ok(()),
-        Some(false) => Err(refusal(user, keyspace)),
-        None => look_again(catalog, user, counts, keyspace),
-    }
+    known.unwrap_or_else(|| look_again(catalog, user, counts, keyspace))
 }
 
-fn look_again(catalog: &Catalog, user: Oid, counts: [u64; 2], keyspace: &[u8]) -> Result<()> {
+fn look_again(catalog: &Catalog, user: Oid, counts: [u64; 2], keyspace: &[u8]) -> bool {
     let keyspaces = Keyspaces::of(catalog, user, DECIDING);
     let is_theirs = keyspaces.have(keyspace);
     if matches!(keyspaces, Keyspaces::All) {
@@ -100,7 +101,7 @@ fn look_again(catalog: &Catalog, user: Oid, counts: [u64; 2], keyspace: &[u8]) -
         }
         remembered.users.push((user, keyspaces));
     });
-    if is_theirs { Ok(()) } else { Err(refusal(user, keyspace)) }
+    is_theirs
 }
 
 /// The same for functions that are called seldom, and for other levels.

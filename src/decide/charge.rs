@@ -5,7 +5,7 @@ use crate::catalog::Catalog;
 use crate::catalog::policy::{Policy, Route};
 use crate::limit::{self, Admission};
 use crate::verdict::{Account, Standing};
-use credits::{Intent, Spending};
+use credits::{Asked, Intent, Spending};
 use keysmith_core::policy::verdict::Reason;
 use keysmith_core::policy::weights::Weights;
 use limits::Counted;
@@ -24,6 +24,13 @@ pub struct Charge<'a> {
     pub route: Option<&'a Route>,
 }
 
+/// The request, the key that it came with, and where it comes from.
+pub struct Identified<'a> {
+    pub key_id: &'a [u8; 16],
+    pub request_id: &'a [u8; 16],
+    pub address: Option<IpAddr>,
+}
+
 impl<'c> Charge<'c> {
     /// What a request from an address counts for in limits.
     pub fn counted(&self, address: Option<IpAddr>) -> Counted<'c> {
@@ -38,14 +45,14 @@ impl<'c> Charge<'c> {
         catalog: &Catalog,
         policy: &'a Policy,
         account: &'a Account,
-        address: Option<IpAddr>,
+        request: &Identified,
     ) -> Result<(Reason, Standing<'a>)> {
         let is_limited = limits::apply(policy, account, self.route);
         if !is_limited && self.spend == 0 {
             return Ok((Reason::Ok, Standing::default()));
         }
-        let counted = is_limited.then(|| self.counted(address));
-        self.take(catalog, policy, account, counted)
+        let counted = is_limited.then(|| self.counted(request.address));
+        self.take(catalog, policy, account, request, counted)
     }
 
     fn take<'a>(
@@ -53,6 +60,7 @@ impl<'c> Charge<'c> {
         catalog: &Catalog,
         policy: &'a Policy,
         account: &'a Account,
+        request: &Identified,
         counted: Option<Counted<'a>>,
     ) -> Result<(Reason, Standing<'a>)> {
         let mut standing = Standing::default();
@@ -68,13 +76,16 @@ impl<'c> Charge<'c> {
             }
             standing = after;
         }
-        let reason = match credits::charge(catalog, policy, account, self.spend, Intent::Spend)? {
+        let Identified { key_id, request_id, .. } = request;
+        let asked = Asked { key_id, request_id, spend: self.spend };
+        let reason = match credits::charge(catalog, policy, account, &asked, Intent::Spend)? {
             Spending::Nothing => Reason::Ok,
             Spending::Spent { left } => {
                 standing.credits_remaining = Some(left);
                 Reason::Ok
             }
-            Spending::Exhausted { retry_after, .. } => {
+            Spending::Exhausted { left, retry_after } => {
+                standing.credits_remaining = left;
                 standing.retry_after = retry_after;
                 Reason::CreditsExhausted
             }

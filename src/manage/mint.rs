@@ -116,8 +116,8 @@ fn store(
                  ON CONFLICT (digest, keyspace) DO NOTHING",
             key::returning_minted!(),
             "), given AS (
-                 INSERT INTO keysmith_private.credit (key_id, balance, refill, every)
-                 SELECT key_id, coalesce($23, $24), $24, $25 FROM made
+                 INSERT INTO keysmith_private.credit (key_id, balance, refill, every, anchor, low)
+                 SELECT key_id, coalesce($23, $24), $24, $25, $29, $30 FROM made
                  WHERE $23 IS NOT NULL OR $24 IS NOT NULL)
              SELECT key_id, minted FROM made"
         )),
@@ -151,6 +151,8 @@ fn store(
             Param::boolean(draft.disabled),
             of_idempotency_key,
             of_arguments,
+            Param::timestamp(refill.and_then(|refill| refill.anchor).map(|anchor| anchor.0)),
+            Param::bigint(refill.and_then(|refill| refill.low).map(|low| low.0)),
         ],
         key::made,
     )?;

@@ -51,7 +51,7 @@ const KEY: &[Named] = named! {
     key_id: Uuid, display_id: Option<Text>, label: Option<Text>, status: Text, kind: Text,
     environment: Text, key_prefix: Option<Text>, key_snippet: Option<Text>, scopes: Texts,
     role: Option<Text>, owner: Option<Text>, allowlist: Option<Networks>, limits: Option<Json>,
-    credits: Option<Integer>, metadata: Option<Json>, created_at: Moment,
+    credits: Option<Integer>, refill: Option<Json>, metadata: Option<Json>, created_at: Moment,
     expires_at: Option<Moment>, last_used_at: Option<Moment>, revoked_at: Option<Moment>,
     revoked_reason: Option<Text>, rotated_to: Option<Uuid>,
 };
@@ -71,7 +71,7 @@ const PROFILE: &[Named] = named! {
     environment: Option<Text>, key_prefix: Option<Text>, key_snippet: Option<Text>, scopes: Texts,
     role: Option<Text>, owner: Option<Text>, created_at: Option<Moment>,
     expires_at: Option<Moment>, key_metadata: Option<Json>, tenant: Text, tenant_id: Uuid,
-    plan: Option<Text>, metadata: Json, credits: Option<Integer>,
+    plan: Option<Text>, metadata: Json, credits: Option<Integer>, refill: Option<Json>,
 };
 
 const LOGGED: &[Named] = named! {

@@ -135,7 +135,7 @@ DECLARE
 BEGIN
     -- If a task fails, the others are done all the same. Dropping comes last: it locks usage_event
     -- until the commit.
-    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,retention}'::text[] LOOP
+    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,charges,retention}'::text[] LOOP
         BEGIN
             CASE task
                 WHEN 'partitions' THEN
@@ -150,6 +150,13 @@ BEGIN
                     outcome := forgotten || ' counts dropped';
                 WHEN 'idle keys' THEN
                     outcome := keysmith_private.disable_all_idle_keys();
+                WHEN 'charges' THEN
+                    -- Ids begin with the time, in milliseconds.
+                    DELETE FROM keysmith_private.charge WHERE request_id < (lpad(to_hex(
+                        (extract(epoch FROM clock_timestamp() - interval '24 hours') * 1000)::bigint),
+                        12, '0') || repeat('0', 20))::uuid;
+                    GET DIAGNOSTICS forgotten = ROW_COUNT;
+                    outcome := forgotten || ' dropped';
                 WHEN 'retention' THEN
                     outcome := keysmith_private.usage_drop_old(oldest);
             END CASE;
