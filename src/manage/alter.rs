@@ -8,6 +8,7 @@ use super::draft;
 use super::field::{Document, Grants, Moment, Networks};
 use super::json;
 use super::key;
+use super::key_ends;
 use super::keyspace::policy;
 use super::level::functions;
 use super::limits::{self, Limits};
@@ -128,6 +129,9 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         let Changes { scopes, role, owner, .. } = &changes;
         if !(scopes.is_absent() && role.is_absent() && owner.is_absent()) {
             key::tell_if_powerless(&policy, &key_id)?;
+        }
+        if changes.expires_at.value().is_some() {
+            key_ends::watch();
         }
         act.done("alter")?;
         listing::entry(&key_id)

@@ -102,6 +102,7 @@ const OF_ALL: &[&str] = &[
     "routes",
     "endpoints",
     "audit",
+    "events",
     "overprivileged_keys",
     "isolation",
     "metrics",

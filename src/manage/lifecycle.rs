@@ -6,6 +6,7 @@ use super::delegation::{self, Owner};
 use super::draft::{self, Draft};
 use super::errors::unknown_key;
 use super::key::{self, Fresh};
+use super::key_ends;
 use super::keyspace::policy;
 use super::level::{Needs, functions};
 use super::locked_key::{LockedKey, end_locked, has_successor};
@@ -68,6 +69,9 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
                 call.given(1, pg_sys::INTERVALOID),
             ],
         )?;
+        if !is_over_at_once {
+            key_ends::watch();
+        }
         act.done("rotate")?;
         Ok((minted, api_key))
     })?;

@@ -6,6 +6,7 @@ use super::bounds::Bounds;
 use super::delegation::{self, Owner};
 use super::draft::Draft;
 use super::key::{self, Fresh};
+use super::key_ends;
 use super::keyspace::policy;
 use super::level::functions;
 use super::limits;
@@ -157,6 +158,9 @@ fn store(
     let (key_id, minted) = made.ok_or_else(|| duplicate(&draft.keyspace))?;
     delegation::check(caller, &key_id, Owner::OfTheDelegator)?;
     key::tell_if_powerless(policy, &key_id)?;
+    if draft.expires_at.is_some() || policy.max_lifetime.is_some() {
+        key_ends::watch();
+    }
     Act::made(&caller.actor, &draft.keyspace, Subject::Key(&key_id)).done(action)?;
     Ok(minted)
 }

@@ -62,13 +62,14 @@ pub struct Options {
     key_limits: Patch<Limits>,
     key_credits: Patch<Within<0, { i64::MAX }>>,
     issuer: Patch<Principal>,
+    expiring_notice: Patch<Lifetime>,
 }
 
 /// Reads an argument of `create_keyspace`.
 type Read = fn(&Call, usize, &str) -> Result<Option<Value>>;
 
 /// The arguments of `create_keyspace` after the name, in their order.
-const ARGUMENTS: [(&str, Read); 27] = [
+const ARGUMENTS: [(&str, Read); 28] = [
     ("prefixes", json::value),
     ("empty_scopes", text),
     ("default_scopes", required_texts),
@@ -96,6 +97,7 @@ const ARGUMENTS: [(&str, Read); 27] = [
     ("key_limits", json::value),
     ("key_credits", bigint),
     ("issuer", text),
+    ("expiring_notice", interval),
 ];
 
 #[derive(Deserialize, Serialize)]
@@ -266,6 +268,12 @@ impl TryFrom<Value> for Body {
 }
 
 impl Options {
+    /// The options of the default keyspace, which nobody makes.
+    pub fn usual() -> Options {
+        let week = Lifetime::try_from(String::from("7 days")).ok();
+        Options { expiring_notice: week.map_or(Patch::Null, Patch::Value), ..Options::default() }
+    }
+
     /// The arguments of `create_keyspace` after the name. A null leaves the default.
     pub fn given(call: &Call) -> Result<Options> {
         let mut given = Columns::new();

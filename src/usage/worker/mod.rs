@@ -4,5 +4,6 @@ pub mod backoff;
 pub mod cycle;
 pub mod flush;
 pub mod idle;
+pub mod key_ends;
 mod main;
 pub mod process;
