@@ -90,7 +90,7 @@ CREATE TABLE keysmith_private.keyspace (
     key_limits       text COLLATE "C" CHECK (length(key_limits) BETWEEN 1 AND 4000),
     key_credits      bigint CHECK (key_credits >= 0),
     issuer           text COLLATE "C" CHECK (length(issuer) BETWEEN 1 AND 255),
-    expiring_notice  interval CHECK (expiring_notice BETWEEN '1 second' AND '876000 hours')
+    expiring_notice  interval NOT NULL DEFAULT '7 days' CHECK (expiring_notice BETWEEN '0' AND '876000 hours')
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -115,7 +115,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.max_idle_since IS 'The time when max
 COMMENT ON COLUMN keysmith_private.keyspace.allowlist IS 'The networks that keys may be used from, whatever else their own allowlists name; null for all';
 COMMENT ON COLUMN keysmith_private.keyspace.key_limits IS 'The rate limits of a new key that is given none, one per line: calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.key_credits IS 'The credits of a new key that is given none; null for none';
-COMMENT ON COLUMN keysmith_private.keyspace.expiring_notice IS 'How long before the end of a key its event key.expiring is; null for no such event';
+COMMENT ON COLUMN keysmith_private.keyspace.expiring_notice IS 'How long before the end of a key its event key.expiring is; 0 for no such event';
 COMMENT ON COLUMN keysmith_private.keyspace.issuer IS 'Who issues its tokens; null for the keyspace itself';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
@@ -2279,7 +2279,7 @@ CREATE FUNCTION keysmith.create_keyspace(
     key_limits jsonb DEFAULT NULL,
     key_credits bigint DEFAULT NULL,
     issuer text DEFAULT NULL,
-    expiring_notice interval DEFAULT '7 days'
+    expiring_notice interval DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
 COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, interval, cidr[], jsonb, bigint, text, interval) IS
@@ -3022,7 +3022,7 @@ CROSS JOIN LATERAL (
           OFFSET 0) AS b
 ) AS e
 WHERE k.revoked_at IS NULL
-  AND (e.event = 'key.expired' OR e.ends_at - s.expiring_notice <= pg_catalog.clock_timestamp())
+  AND (e.event = 'key.expired' OR s.expiring_notice > '0' AND e.ends_at - s.expiring_notice <= pg_catalog.clock_timestamp())
   AND NOT EXISTS (SELECT FROM keysmith_private.key_notice n
                   WHERE n.key_id = k.key_id AND n.ends_at = e.ends_at AND n.event = e.event);
 COMMENT ON VIEW keysmith_private.due_key_notice IS
@@ -3038,22 +3038,22 @@ COMMENT ON FUNCTION keysmith_private.note_key_ends(uuid) IS
 CREATE FUNCTION keysmith_private.note_all_key_ends() RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- The others wait for the next call, so that the transaction is short.
-    most    constant bigint := 1000;
     portion record;
     next    uuid := '00000000-0000-0000-0000-000000000000';
     noted   bigint := 0;
 BEGIN
-    WHILE next IS NOT NULL AND noted < most LOOP
+    -- The first portion that has some: its keys stay locked until the caller commits. The others wait
+    -- for the next call, or for the worker, which commits after each.
+    WHILE next IS NOT NULL AND noted = 0 LOOP
         SELECT * INTO portion FROM keysmith_private.note_key_ends(next);
         EXIT WHEN NOT FOUND;
         next := portion.next_after;
-        noted := noted + portion.noted;
+        noted := portion.noted;
     END LOOP;
     RETURN noted || ' noted';
 END $$;
 COMMENT ON FUNCTION keysmith_private.note_all_key_ends() IS
-'Adds events about the ends of keys to the audit, for maintain(), and says how many';
+'Adds events about the ends of at most one portion of keys to the audit, for maintain(), and says how many';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -5648,7 +5648,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'key_limits',   'rate limits of a new key that is given none, as for mint'),
     ('create_keyspace', 'key_credits',  'the credits of a new key that is given none; null for none'),
     ('create_keyspace', 'issuer',        'who issues the tokens; null for the keyspace''s name'),
-    ('create_keyspace', 'expiring_notice', 'how long before a key ends its event key.expiring is; null for no such event'),
+    ('create_keyspace', 'expiring_notice', 'how long before a key ends its event key.expiring is; 0 for no such event; null for 7 days'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
     ('drop_keyspace', 'cascade',        'whether to drop it although keys are neither revoked nor expired'),

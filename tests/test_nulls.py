@@ -105,7 +105,6 @@ VERDICTS = {
     "headers": "missing", "method": "insufficient_scope", "path": "insufficient_scope",
 }
 MEANINGS = {
-    "create_keyspace expiring_notice": [None],
     "client_ip headers": [ip_address("10.0.0.1")], "client_ip peer": [None],
     "client_ip trusted_proxies": [ip_address("10.0.0.1")],
     "digest value": [None], "digests value": [None], "is_digest stored": [None],

@@ -35,7 +35,7 @@ pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
     check_known(keyspace)?;
     let act = Act::on(&caller.actor, DEFAULT, Subject::Keyspace)?;
     if insert(DEFAULT)? {
-        Options::usual().store(DEFAULT)?;
+        Options::default().store(DEFAULT)?;
         act.noted("create_keyspace")?;
     }
     current()

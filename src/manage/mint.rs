@@ -158,7 +158,7 @@ fn store(
     let (key_id, minted) = made.ok_or_else(|| duplicate(&draft.keyspace))?;
     delegation::check(caller, &key_id, Owner::OfTheDelegator)?;
     key::tell_if_powerless(policy, &key_id)?;
-    if draft.expires_at.is_some() || policy.max_lifetime.is_some() {
+    if draft.expires_at.or(tenant.max_lifetime).or(policy.max_lifetime).is_some() {
         key_ends::watch();
     }
     Act::made(&caller.actor, &draft.keyspace, Subject::Key(&key_id)).done(action)?;

@@ -2,11 +2,12 @@
 
 use super::field::{
     Environment, Grants, IdTemplate, IdleTime, KeyPrefix, Lifetime, Line, List, Name, Networks,
-    Template, Within, text_types,
+    NoticePeriod, Template, Within, text_types,
 };
 use super::idle;
 use super::json;
 use super::key::{self, MAX_SCOPES};
+use super::key_ends;
 use super::limits::{self, Limits};
 use super::patch::{self, Columns, Patch};
 use keysmith_core::http::error_body::ErrorBody;
@@ -62,7 +63,7 @@ pub struct Options {
     key_limits: Patch<Limits>,
     key_credits: Patch<Within<0, { i64::MAX }>>,
     issuer: Patch<Principal>,
-    expiring_notice: Patch<Lifetime>,
+    expiring_notice: Patch<NoticePeriod>,
 }
 
 /// Reads an argument of `create_keyspace`.
@@ -268,12 +269,6 @@ impl TryFrom<Value> for Body {
 }
 
 impl Options {
-    /// The options of the default keyspace, which nobody makes.
-    pub fn usual() -> Options {
-        let week = Lifetime::try_from(String::from("7 days")).ok();
-        Options { expiring_notice: week.map_or(Patch::Null, Patch::Value), ..Options::default() }
-    }
-
     /// The arguments of `create_keyspace` after the name. A null leaves the default.
     pub fn given(call: &Call) -> Result<Options> {
         let mut given = Columns::new();
@@ -333,6 +328,9 @@ impl Options {
         let mut columns = patch::columns(self)?;
         if let Some(display) = self.display.change() {
             columns.extend(patch::record(display.unwrap_or(&Display::default()))?);
+        }
+        if self.max_lifetime.value().is_some() {
+            key_ends::watch();
         }
         let since = (!self.max_idle.is_absent()).then(idle::counted_from);
         let row = ("keyspace", Param::text(keyspace));

@@ -6,6 +6,7 @@ use super::errors;
 use super::field::{Document, Grants, Lifetime, Name, Networks};
 use super::json;
 use super::key;
+use super::key_ends;
 use super::keyspace::policy;
 use super::level::{Needs, functions};
 use super::limits::{self, Limits};
@@ -267,6 +268,9 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
         if let Some(credits) = changes.credits.change() {
             credits::set(caller, CreditHolder::Tenant(&id), credits)
                 .map_err(|error| error.within("changes"))?;
+        }
+        if changes.max_lifetime.value().is_some() {
+            key_ends::watch();
         }
         act.done("alter_tenant")
     })?;

@@ -11,7 +11,7 @@ CROSS JOIN LATERAL (
           OFFSET 0) AS b
 ) AS e
 WHERE k.revoked_at IS NULL
-  AND (e.event = 'key.expired' OR e.ends_at - s.expiring_notice <= pg_catalog.clock_timestamp())
+  AND (e.event = 'key.expired' OR s.expiring_notice > '0' AND e.ends_at - s.expiring_notice <= pg_catalog.clock_timestamp())
   AND NOT EXISTS (SELECT FROM keysmith_private.key_notice n
                   WHERE n.key_id = k.key_id AND n.ends_at = e.ends_at AND n.event = e.event);
 COMMENT ON VIEW keysmith_private.due_key_notice IS
@@ -27,19 +27,19 @@ COMMENT ON FUNCTION keysmith_private.note_key_ends(uuid) IS
 CREATE FUNCTION keysmith_private.note_all_key_ends() RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- The others wait for the next call, so that the transaction is short.
-    most    constant bigint := 1000;
     portion record;
     next    uuid := '00000000-0000-0000-0000-000000000000';
     noted   bigint := 0;
 BEGIN
-    WHILE next IS NOT NULL AND noted < most LOOP
+    -- The first portion that has some: its keys stay locked until the caller commits. The others wait
+    -- for the next call, or for the worker, which commits after each.
+    WHILE next IS NOT NULL AND noted = 0 LOOP
         SELECT * INTO portion FROM keysmith_private.note_key_ends(next);
         EXIT WHEN NOT FOUND;
         next := portion.next_after;
-        noted := noted + portion.noted;
+        noted := portion.noted;
     END LOOP;
     RETURN noted || ' noted';
 END $$;
 COMMENT ON FUNCTION keysmith_private.note_all_key_ends() IS
-'Adds events about the ends of keys to the audit, for maintain(), and says how many';
+'Adds events about the ends of at most one portion of keys to the audit, for maintain(), and says how many';
