@@ -374,17 +374,56 @@ CREATE TABLE keysmith_private.credit (
     credit_id   uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     key_id      uuid UNIQUE REFERENCES keysmith_private.key,
     tenant_id   uuid UNIQUE REFERENCES keysmith_private.tenant,
-    balance     bigint NOT NULL CHECK (balance >= 0),
+    balance     bigint NOT NULL,
     refill      bigint CHECK (refill >= 1),
-    every       text COLLATE "C" CHECK (every IN ('day', 'month')),
+    every       text COLLATE "C" CHECK (every IN ('hour', 'day', 'week', 'month')),
     refilled_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    anchor      timestamptz CHECK (pg_catalog.isfinite(anchor)),
+    low         bigint CHECK (low >= 0),
+    told        boolean NOT NULL DEFAULT false,
     CHECK (pg_catalog.num_nonnulls(key_id, tenant_id) = 1),
-    CHECK ((refill IS NULL) = (every IS NULL))
+    CHECK ((refill IS NULL) = (every IS NULL)),
+    CHECK (anchor IS NULL OR every IS NOT NULL)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE keysmith_private.credit IS 'The credits of keys and tenants';
 COMMENT ON COLUMN keysmith_private.credit.key_id IS 'The first key of a line of rotations, if the credits are a key''s';
 COMMENT ON COLUMN keysmith_private.credit.refill IS 'A refill raises the balance to this, unless it is higher';
-COMMENT ON COLUMN keysmith_private.credit.refilled_at IS 'The time of the last refill; the next is due when a day or month begins in UTC';
+COMMENT ON COLUMN keysmith_private.credit.refilled_at IS 'The time of the last refill; the next is due when the next period begins';
+COMMENT ON COLUMN keysmith_private.credit.balance IS 'What is left; less than 0 if requests cost more than was known before';
+COMMENT ON COLUMN keysmith_private.credit.anchor IS 'A moment when a period begins; null for the periods of the calendar, in UTC';
+COMMENT ON COLUMN keysmith_private.credit.low IS 'The event credits.low is made when the balance falls to this';
+COMMENT ON COLUMN keysmith_private.credit.told IS 'Whether the event credits.exhausted was made since credits were last added or refilled';
+
+-- A row for each request that spent. It is found by the id alone, which begins with the time: so old
+-- rows are the first of the index.
+CREATE TABLE keysmith_private.charge (
+    request_id uuid PRIMARY KEY,
+    credit_id  uuid NOT NULL,
+    tenant_id  uuid NOT NULL,
+    key_id     uuid NOT NULL,
+    spend      bigint NOT NULL CHECK (spend >= 0),
+    at         timestamptz NOT NULL,
+    settled_at timestamptz,
+    settled    bigint CHECK (settled >= 0),
+    keyspace   text COLLATE "C" NOT NULL
+) WITH (fillfactor = 90);
+COMMENT ON TABLE keysmith_private.charge IS 'The requests of the last day that spent credits; settle() may charge what each really cost';
+COMMENT ON COLUMN keysmith_private.charge.credit_id IS 'The credits that paid';
+COMMENT ON COLUMN keysmith_private.charge.spend IS 'What the request spent when it was decided';
+COMMENT ON COLUMN keysmith_private.charge.settled IS 'What it cost in all, as settle() was told';
+
+CREATE TABLE keysmith_private.credit_event (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    keyspace  text COLLATE "C" NOT NULL,
+    tenant_id uuid NOT NULL,
+    key_id    uuid,
+    credit_id uuid NOT NULL,
+    event     text COLLATE "C" NOT NULL CHECK (event IN ('credits.low', 'credits.exhausted')),
+    at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    balance   bigint NOT NULL
+);
+COMMENT ON TABLE keysmith_private.credit_event IS 'Credits that fell to their threshold or ran out: events that are not in the audit yet';
+COMMENT ON COLUMN keysmith_private.credit_event.key_id IS 'The first key of the line that has the credits; null if the tenant has them';
 
 -- A dropped role leaves its OID in the table. In a restored database that OID may belong to
 -- another role.
@@ -395,7 +434,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,credit,audit_entry,audit_content}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,credit,charge,audit_entry,audit_content}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
@@ -633,11 +672,18 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 -- Rules of decisions, for views and statements that show a state.
 
 CREATE FUNCTION keysmith_private.credits_at(
-    balance bigint, refill bigint, every text, refilled_at timestamptz, moment timestamptz
+    balance bigint, refill bigint, every text, anchor timestamptz, refilled_at timestamptz,
+    moment timestamptz
 ) RETURNS bigint
 LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_credits_at';
-COMMENT ON FUNCTION keysmith_private.credits_at(bigint, bigint, text, timestamptz, timestamptz) IS
+COMMENT ON FUNCTION keysmith_private.credits_at(bigint, bigint, text, timestamptz, timestamptz, timestamptz) IS
 'The credits of a row of the table credit at a moment, a refill that is due included; null without a row';
+
+CREATE FUNCTION keysmith_private.next_refill(every text, anchor timestamptz, moment timestamptz)
+RETURNS timestamptz
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_next_refill';
+COMMENT ON FUNCTION keysmith_private.next_refill(text, timestamptz, timestamptz) IS
+'The beginning of the next period of a row of the table credit; null without refills';
 
 CREATE FUNCTION keysmith_private.key_status(
     revoked_at timestamptz, expires_at timestamptz, disabled_at timestamptz, disabled_reason text,
@@ -1590,7 +1636,7 @@ DECLARE
 BEGIN
     -- If a task fails, the others are done all the same. Dropping comes last: it locks usage_event
     -- until the commit.
-    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,key ends,retention}'::text[] LOOP
+    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,key ends,credit events,charges,retention}'::text[] LOOP
         BEGIN
             CASE task
                 WHEN 'partitions' THEN
@@ -1607,6 +1653,15 @@ BEGIN
                     outcome := keysmith_private.disable_all_idle_keys();
                 WHEN 'key ends' THEN
                     outcome := keysmith_private.note_all_key_ends();
+                WHEN 'credit events' THEN
+                    outcome := keysmith_private.note_credit_events() || ' noted';
+                WHEN 'charges' THEN
+                    -- Ids begin with the time, in milliseconds.
+                    DELETE FROM keysmith_private.charge WHERE request_id < (lpad(to_hex(
+                        (extract(epoch FROM clock_timestamp() - interval '24 hours') * 1000)::bigint),
+                        12, '0') || repeat('0', 20))::uuid;
+                    GET DIAGNOSTICS forgotten = ROW_COUNT;
+                    outcome := forgotten || ' dropped';
                 WHEN 'retention' THEN
                     outcome := keysmith_private.usage_drop_old(oldest);
             END CASE;
@@ -2116,10 +2171,12 @@ CREATE FUNCTION keysmith.verify(
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
     sign_in boolean DEFAULT false,
-    weight integer DEFAULT 1
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
-COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer) IS
+COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text) IS
 'Decides whether a key may do this; writes nothing unless it spends, and works on standbys';
 
 CREATE FUNCTION keysmith.verify_json(
@@ -2131,10 +2188,12 @@ CREATE FUNCTION keysmith.verify_json(
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
     sign_in boolean DEFAULT false,
-    weight integer DEFAULT 1
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS json
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_json';
-COMMENT ON FUNCTION keysmith.verify_json(text, text[], inet, text, bigint, text, text, boolean, integer) IS
+COMMENT ON FUNCTION keysmith.verify_json(text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text) IS
 'As verify; the verdict is one JSON object, which is faster to read than a row';
 
 CREATE FUNCTION keysmith.verify_digest(
@@ -2146,10 +2205,12 @@ CREATE FUNCTION keysmith.verify_digest(
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
     sign_in boolean DEFAULT false,
-    weight integer DEFAULT 1
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
-COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
+COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text) IS
 'Decides about a key by its SHA-256; for callers that hash keys themselves';
 
 CREATE FUNCTION keysmith.verify_many(
@@ -2172,10 +2233,12 @@ CREATE FUNCTION keysmith.authenticate(
     keyspace text DEFAULT 'default',
     variant text DEFAULT NULL,
     spend bigint DEFAULT 0,
-    weight integer DEFAULT NULL
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
-COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
+COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer, jsonb, text) IS
 'Decides about a request; finds the key in its headers, and the needed scopes by its route';
 
 CREATE FUNCTION keysmith.authenticate_json(
@@ -2186,10 +2249,12 @@ CREATE FUNCTION keysmith.authenticate_json(
     keyspace text DEFAULT 'default',
     variant text DEFAULT NULL,
     spend bigint DEFAULT 0,
-    weight integer DEFAULT NULL
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS json
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate_json';
-COMMENT ON FUNCTION keysmith.authenticate_json(jsonb, text, text, inet, text, text, bigint, integer) IS
+COMMENT ON FUNCTION keysmith.authenticate_json(jsonb, text, text, inet, text, text, bigint, integer, jsonb, text) IS
 'As authenticate; the verdict is one JSON object, which is faster to read than a row';
 
 CREATE TYPE keysmith_private.explanation AS (
@@ -2221,11 +2286,14 @@ CREATE FUNCTION keysmith.explain_verify(
     headers jsonb DEFAULT NULL,
     method text DEFAULT NULL,
     path text DEFAULT NULL,
-    variant text DEFAULT NULL
+    variant text DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS SETOF keysmith_private.explanation
 LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
 COMMENT ON FUNCTION keysmith.explain_verify(
-    text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
+    text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text, jsonb,
+    text) IS
 'Shows what each rule of a decision saw; says why a key is refused';
 
 CREATE FUNCTION keysmith.client_ip(
@@ -2241,6 +2309,11 @@ CREATE FUNCTION keysmith.pre_request() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';
 COMMENT ON FUNCTION keysmith.pre_request() IS
 'PostgREST''s db-pre-request; authenticates the request, and raises PT401, PT403 or PT429';
+
+CREATE FUNCTION keysmith.settle(request_id uuid, spend bigint DEFAULT NULL) RETURNS boolean
+LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keysmith_settle';
+COMMENT ON FUNCTION keysmith.settle(uuid, bigint) IS
+'Charges what a request really cost in all; the first call counts, and a later one returns false';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2554,7 +2627,7 @@ SELECT t.name AS tenant,
         WHERE k.tenant_id = t.tenant_id
           AND k.environment = coalesce(i.environment, k.environment)) AS keys,
        (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
-       keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
+       keysmith_private.credits_at(c.balance, c.refill, c.every, c.anchor, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
@@ -2574,7 +2647,10 @@ SELECT t.name AS tenant,
        t.tenant_id,
        t.max_lifetime,
        t.allowlist,
-       t.scopes
+       t.scopes,
+       nullif(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+           'amount', c.refill, 'every', c.every, 'anchor', c.anchor, 'low', c.low, 'next',
+           keysmith_private.next_refill(c.every, c.anchor, pg_catalog.clock_timestamp()))), '{}') AS refill
 FROM keysmith_private.tenant t
 JOIN keysmith_private.keyspace s ON s.keyspace = t.keyspace
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
@@ -2600,6 +2676,7 @@ COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 COMMENT ON COLUMN keysmith.tenants.max_lifetime IS 'How long its keys live from their creation on, at most; null if only the keyspace says so';
 COMMENT ON COLUMN keysmith.tenants.allowlist IS 'The networks that its keys may be used from; null for all';
 COMMENT ON COLUMN keysmith.tenants.scopes IS 'The scopes that none of its keys goes beyond; null for all';
+COMMENT ON COLUMN keysmith.tenants.refill IS 'How its credits are refilled, when next, and the threshold low; null if they are not';
 
 CREATE VIEW keysmith_private.all_members AS
 SELECT t.name AS tenant, m.keyspace, m.member, m.role, m.tenant_id
@@ -2702,6 +2779,8 @@ DECLARE
     part    text;
 BEGIN
     DELETE FROM keysmith_private.credit WHERE tenant_id = ANY (tenants) OR key_id = ANY (keys);
+    DELETE FROM keysmith_private.charge WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.credit_event WHERE tenant_id = ANY (tenants);
     FOREACH part IN ARRAY '{key,member,tenant,endpoint,route,role,scope,plan_feature,answer,keyspace_prefix,
                             keyspace,usage_unknown,usage_unknown_sample}'::text[] LOOP
         EXECUTE format('DELETE FROM keysmith_private.%I WHERE keyspace = $1', part) USING within;
@@ -2767,7 +2846,7 @@ SELECT k.key_id,
                  pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
                  '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) END AS limits,
-       keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
+       keysmith_private.credits_at(c.balance, c.refill, c.every, c.anchor, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,
        e.expires_at,
        k.created_at,
@@ -2781,6 +2860,9 @@ SELECT k.key_id,
        k.rotated_to,
        k.metadata,
        k.display_id,
+       nullif(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+           'amount', c.refill, 'every', c.every, 'anchor', c.anchor, 'low', c.low, 'next',
+           keysmith_private.next_refill(c.every, c.anchor, pg_catalog.clock_timestamp()))), '{}') AS refill,
        k.tenant_id
 FROM keysmith_private.key k
 JOIN keysmith_private.tenant t USING (tenant_id)
@@ -2791,7 +2873,7 @@ LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.purse, k.origin, k.
 CREATE VIEW keysmith_private.key_listing AS
 SELECT key_id, tenant, keyspace, label, status, kind, environment, key_prefix, key_snippet, scopes, role,
        owner, allowlist, limits, credits, expires_at, created_at, created_by, last_used_at, revoked_at,
-       revoked_reason, rotated_to, metadata, display_id
+       revoked_reason, rotated_to, metadata, display_id, refill
 FROM keysmith_private.all_keys;
 COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
 SELECT keysmith_private.publish('keys', '{tenant_id}');
@@ -2820,6 +2902,7 @@ COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'The reason that revoke was gi
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The id of the key that replaced it';
 COMMENT ON COLUMN keysmith.keys.metadata IS 'The JSON object that the application stored with the key; every verdict has it';
 COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, if its keyspace has a template for one';
+COMMENT ON COLUMN keysmith.keys.refill IS 'How these credits are refilled, when next, and the threshold low; null if they are not';
 
 -- The result type of list_keys and alter_key, with the columns of the view. The row type of the
 -- view itself would do, but then the view could not be changed without these functions.
@@ -2847,7 +2930,8 @@ CREATE TYPE keysmith_private.listed_key AS (
     revoked_reason text,
     rotated_to     uuid,
     metadata       jsonb,
-    display_id     text
+    display_id     text,
+    refill         jsonb
 );
 CREATE DOMAIN keysmith.listed_key AS keysmith_private.listed_key;
 COMMENT ON DOMAIN keysmith.listed_key IS 'A key, as list_keys and alter_key return it: for variables';
@@ -3060,6 +3144,19 @@ COMMENT ON FUNCTION keysmith_private.note_all_key_ends() IS
 -- src/install.rs:17
 -- requires:
 --   manage_key_ends
+
+-- Events of credits, which spends leave in a table.
+
+CREATE FUNCTION keysmith_private.note_credit_events() RETURNS bigint
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_note_credit_events';
+COMMENT ON FUNCTION keysmith_private.note_credit_events() IS
+'Moves a portion of the events of credits to the audit, and says how many';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_credit_events
 
 -- Making, changing and revoking keys.
 
@@ -3354,7 +3451,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'created_at', k.created_at, 'expires_at', profile.expires_at,
         'key_metadata', k.metadata, 'tenant', t.name, 'tenant_id', t.tenant_id,
         'plan', t.plan, 'metadata', t.metadata, 'credits', keysmith_private.credits_at(
-            c.balance, c.refill, c.every, c.refilled_at, clock_timestamp()))
+            c.balance, c.refill, c.every, c.anchor, c.refilled_at, clock_timestamp()),
+        'refill', nullif(jsonb_strip_nulls(jsonb_build_object(
+            'amount', c.refill, 'every', c.every, 'anchor', c.anchor, 'low', c.low, 'next',
+            keysmith_private.next_refill(c.every, c.anchor, clock_timestamp()))), '{}'))
     FROM keysmith_private.key k
     JOIN keysmith_private.tenant t ON t.tenant_id = k.tenant_id
     -- The credits that it spends: those of the key that made it, or its own, or else its tenant's.
@@ -3377,7 +3477,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'owner', profile_of_person.member, 'role', profile_of_person.role,
         'scopes', profile_of_person.scopes, 'tenant', t.name, 'tenant_id', t.tenant_id,
         'plan', t.plan, 'metadata', t.metadata, 'credits', keysmith_private.credits_at(
-            c.balance, c.refill, c.every, c.refilled_at, clock_timestamp()))
+            c.balance, c.refill, c.every, c.anchor, c.refilled_at, clock_timestamp()),
+        'refill', nullif(jsonb_strip_nulls(jsonb_build_object(
+            'amount', c.refill, 'every', c.every, 'anchor', c.anchor, 'low', c.low, 'next',
+            keysmith_private.next_refill(c.every, c.anchor, clock_timestamp()))), '{}'))
     FROM keysmith_private.tenant t
     LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
     WHERE t.tenant_id = profile_of_person.tenant_id
@@ -5296,10 +5399,12 @@ CREATE FUNCTION keysmith.serve(
     keyspace text DEFAULT 'default',
     variant text DEFAULT NULL,
     spend bigint DEFAULT 0,
-    peer inet DEFAULT NULL
+    peer inet DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS keysmith_private.response
 LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keysmith_serve';
-COMMENT ON FUNCTION keysmith.serve(jsonb, text, text, jsonb, inet, text, text, bigint, inet) IS
+COMMENT ON FUNCTION keysmith.serve(jsonb, text, text, jsonb, inet, text, text, bigint, inet, jsonb, text) IS
 'Decides about a request, and answers it if it is an endpoint''s; one call per request';
 /* </end connected objects> */
 
@@ -5455,6 +5560,8 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      $e$SELECT keysmith.remove_endpoint('default', 'GET', '/v1/me');$e$),
     ('Keyspaces', 'openapi',            'SELECT jsonb_pretty(keysmith.openapi());'),
     ('Credits', 'add_credits',          $e$SELECT keysmith.add_credits(1000, tenant => 'acme');$e$),
+    ('Credits', 'settle',
+     $e$SELECT keysmith.settle('019ac1d0-0000-7000-8000-000000000000', spend => 1200);$e$),
     ('Credits', 'limit_status',         'SELECT * FROM keysmith.limit_status();'),
     ('Access', 'grant_access',          $e$SELECT keysmith.grant_access('app', 'verifier');$e$),
     ('Access', 'revoke_access',         $e$SELECT keysmith.revoke_access('app');$e$),
@@ -5538,6 +5645,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     (NULL, 'idempotency_key', 'a text of yours by which a repeated call finds the same key'),
     (NULL, 'timeout',         'how long to wait before an error'),
     (NULL, 'weight',          'how many calls it counts as in rate limits; 0 for none'),
+    (NULL, 'weights',         'what it counts for in units that you name: {"tokens": 1200}'),
+    (NULL, 'subject',         'for whom your application makes it, such as the id of your user'),
     ('verify', 'scopes',                'the scopes that it needs, all of these; each may be an expression: a | (b & c)'),
     ('verify', 'keyspace',              'the keyspace that must have the key'),
     ('verify', 'kind',                  'secret to refuse publishable keys; null to take both'),
@@ -5679,7 +5788,9 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('remove_endpoint', 'method',       'as it was defined'),
     ('remove_endpoint', 'pattern',      'as it was defined'),
     ('openapi', 'keyspace',             'the keyspace that has the routes and the endpoints'),
-    ('add_credits', 'amount',           'how many; 1 or more'),
+    ('settle', 'request_id',            'the request_id of the verdict'),
+    ('settle', 'spend',                 'the credits that the request cost in all; 0 or more'),
+    ('add_credits', 'amount',           'how many; less than 0 takes some away'),
     ('add_credits', 'key_id',           'the key that gets them; or name a tenant'),
     ('add_credits', 'tenant',           'the tenant that gets them; or name a key'),
     ('grant_access', 'role',            'the role of the database'),
@@ -6560,7 +6671,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:80
+-- src/install.rs:81
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

@@ -49,6 +49,7 @@ install! {
     "manage_listing" "../sql/install/manage/listing.sql";
     "manage_idle" "../sql/install/manage/idle.sql";
     "manage_key_ends" "../sql/install/manage/key_ends.sql";
+    "manage_credit_events" "../sql/install/manage/credit_events.sql";
     "manage_key" "../sql/install/manage/key.sql";
     "manage_credits" "../sql/install/manage/credits.sql";
     "manage_replay" "../sql/install/manage/replay.sql";

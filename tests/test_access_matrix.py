@@ -19,7 +19,7 @@ FUNCTIONS = {
     # Isolation and tracking functions act with their caller's rights, on its tables.
     **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "verify_json", "authenticate_json",
                      "derive_token", "jwks",
-                     "response_headers", "problem", "serve", "openapi", "pre_request", "log_request",
+                     "response_headers", "problem", "serve", "openapi", "pre_request", "log_request", "settle",
                      "isolate", "release", "track", "untrack", "log_usage",
                      "protect", "unprotect", "protect_existing", "hash_columns", "digest", "digests",
                      "matches", "is_digest", "seal_rows", "unseal_rows", "verify_rows", "seal_row"],
@@ -33,7 +33,7 @@ FUNCTIONS = {
     # Functions that views call with the rights of their reader.
     **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_endpoints",
                      "own_top_keys", "own_top_refusals", "own_touches", "own_tenants", "own_members", "own_stale_keys",
-                     "own_recent_refusals", "own_audit", "own_events", "own_overprivileged_keys", "credits_at", "key_status"],
+                     "own_recent_refusals", "own_audit", "own_events", "own_overprivileged_keys", "credits_at", "next_refill", "key_status"],
                     {HOST, ISSUER, AUDITOR, ADMIN}),
     **dict.fromkeys(["isolation_states", "shown_metrics", "shown_alarms", "shown_nodes"], {AUDITOR, ADMIN}),
     # Storing queued records changes nothing visible, and shows them.
@@ -52,7 +52,7 @@ FUNCTIONS = {
     **dict.fromkeys(["policy_changed", "access_changed", "usage_counted", "usage_page", "usage_prepare", "usage_make", "is_subscribed", "refuse_on_subscriber",
                      "keep_on_publisher", "usage_incarnation_arrives", "usage_partition_arrives", "usage_fold",
                      "lock_holder", "privileges_changed_by", "usage_partitions", "usage_has_partition", "usage_fold_lock",
-                     "usage_kept_from", "disable_idle_keys", "disable_all_idle_keys", "note_key_ends", "note_all_key_ends",
+                     "usage_kept_from", "disable_idle_keys", "disable_all_idle_keys", "note_key_ends", "note_all_key_ends", "note_credit_events",
                      "usage_mark_gone", "usage_dependents", "usage_drop_old", "sum_up_touches",
                      "doctor_findings", "doctor_library", "doctor_logging", "doctor_isolation",
                      "doctor_access", "doctor_usage", "doctor_replication", "wrapped",
@@ -77,10 +77,10 @@ RELATIONS = {
                     {AUDITOR, ADMIN}),
     "hashing_progress": {VERIFIER, AUDITOR, ADMIN},
     **dict.fromkeys(["key_listing", "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope",
-                     "role", "route", "endpoint", "tenant", "member", "key", "credit", "access", "audit_entry", "audit_content",
+                     "role", "route", "endpoint", "tenant", "member", "key", "credit", "charge", "access", "audit_entry", "audit_content",
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
-                     "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "key_notice", "usage_mark",
+                     "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "key_notice", "credit_event", "usage_mark",
                      "usage_delta", "usage_partition", "heartbeat", "isolated_table", "isolated",
                      "isolated_by", "known_isolated",
                      "verifying_role", "idle_key", "due_key_notice", "all_keys", "all_audit", "all_events", "all_usage", "all_usage_hourly",
@@ -88,7 +88,7 @@ RELATIONS = {
                      "all_touches", "all_tenants", "all_members", "all_stale_keys", "all_recent_refusals",
                      "all_overprivileged_keys", "metric_help"], set()),
 }
-SEQUENCES = {"usage_sequence": set()}
+SEQUENCES = {"usage_sequence": set(), "credit_event_id_seq": set()}
 # A role with USAGE on a type can make objects depend on it.
 TYPES = dict.fromkeys(["verdict", "response", "minted", "explanation", "listed_key"], set())
 

@@ -34,7 +34,7 @@ def test_what_is_spent_is_gone(db):
     refused = db.verify(key.api_key, spend=7)
     assert (refused.ok, refused.status, refused.code, refused.reason) == \
         (False, 429, "credits_exhausted", "credits_exhausted")
-    assert (refused.credits_remaining, refused.retry_after) == (None, None)
+    assert (refused.credits_remaining, refused.retry_after) == (6, None)
     assert "6 are left, and it costs 7" in [step.saw for step in db.call("explain_verify", key.api_key, spend=7)]
     assert db.verify(key.api_key, spend=6).credits_remaining == 0
     assert db.reason(key.api_key, spend=1) == "credits_exhausted"
@@ -491,11 +491,11 @@ def test_days_are_those_of_utc(db, zone):
     assert db.verify(key, spend=1).credits_remaining == 9
 
 
-@pytest.mark.parametrize("every", ["day", "month"])
+@pytest.mark.parametrize("every", ["hour", "day", "week", "month"])
 @pytest.mark.parametrize("last, expected", [
     ("now()", 3), ("date_trunc('{every}', now(), 'UTC')", 3),
     ("date_trunc('{every}', now(), 'UTC') - interval '1 us'", 10), ("'2001-01-01'", 10), ("'-infinity'", 10),
-    ("now() + interval '1 hour'", 3), ("now() + interval '25 hours'", 10), ("'infinity'", 10),
+    ("now() + interval '50 minutes'", 3), ("now() + interval '25 hours'", 10), ("'infinity'", 10),
 ])
 def test_all_that_show_a_balance_show_what_can_be_spent(db, every, last, expected):
     """They have the rule of refills in common: credits_at calls the one that verify spends by."""
@@ -508,7 +508,7 @@ def test_all_that_show_a_balance_show_what_can_be_spent(db, every, last, expecte
         db.rows(f"UPDATE keysmith_private.credit SET balance = 3, refilled_at = {last.format(every=every)}")
 
     last_refill()
-    assert db.rows("SELECT keysmith_private.credits_at(balance, refill, every, refilled_at, clock_timestamp()) "
+    assert db.rows("SELECT keysmith_private.credits_at(balance, refill, every, anchor, refilled_at, clock_timestamp()) "
                    "FROM keysmith_private.credit") == [(expected,)] * 2
     assert db.value("SELECT credits FROM keysmith.tenants") == balance(db, key=own) == expected
     assert [row.credits for row in db.call("list_keys", "acme")] == [None, expected]
@@ -530,8 +530,8 @@ def test_all_that_show_a_balance_show_what_can_be_spent(db, every, last, expecte
 
 def test_credits_at_needs_a_row(db):
     """A holder without credits has none, and not none of them."""
-    assert db.value("SELECT keysmith_private.credits_at(NULL, NULL, NULL, NULL, now())") is None
-    assert db.value("SELECT keysmith_private.credits_at(5, NULL, NULL, '2001-01-01', now())") == 5
+    assert db.value("SELECT keysmith_private.credits_at(NULL, NULL, NULL, NULL, NULL, now())") is None
+    assert db.value("SELECT keysmith_private.credits_at(5, NULL, NULL, NULL, '2001-01-01', now())") == 5
 
 
 # Giving
@@ -608,6 +608,41 @@ def test_a_patch_keeps_the_refill_that_was_due_and_brings_no_other(db):
     assert db.verify(db.mint().api_key, spend=1).credits_remaining == 4
 
 
+def test_a_threshold_alone_changes_nothing_else(db):
+    db.tenant(credits=Jsonb({"balance": 1, "refill": 5, "every": "day", "anchor": "2026-01-31 06:00Z"}))
+    let_pass(db, "1 day")
+    rest = "SELECT balance, refill, every, anchor, refilled_at FROM keysmith_private.credit"
+    before = db.rows(rest)
+    db.call("alter_tenant", "acme", Jsonb({"credits": {"low": 3}}))
+    assert db.rows(rest) == before and db.value("SELECT low FROM keysmith_private.credit") == 3
+    refill = db.value("SELECT refill FROM keysmith.tenants")
+    assert {name: refill[name] for name in ("amount", "every", "low")} == {"amount": 5, "every": "day", "low": 3}
+    assert refill["next"][11:19] == "06:00:00" and balance(db, tenant="acme") == 1
+    with db.session.transaction():
+        db.verify(db.mint().api_key, sign_in=True)
+        assert db.one("whoami")[0]["refill"] == refill
+    (noted,) = db.rows("SELECT before, after FROM keysmith.audit WHERE action = 'alter_tenant'")
+    assert (noted.before["low"], noted.after["low"], noted.after["anchor"][:10]) == (None, 3, "2026-01-31")
+    db.call("alter_tenant", "acme", Jsonb({"credits": {"low": None, "anchor": None}}))
+    assert db.value("SELECT refill ->> 'low' FROM keysmith.tenants") is None
+
+
+def test_a_new_period_brings_no_refill_at_once(db):
+    db.tenant(credits=Jsonb({"balance": 1, "refill": 5, "every": "month"}))
+    db.rows("UPDATE keysmith_private.credit SET refilled_at = date_trunc('month', now(), 'UTC')")
+    for change in ({"every": "hour"}, {"anchor": "2000-01-01 00:00:01Z"}, {"every": "week"}):
+        db.call("alter_tenant", "acme", Jsonb({"credits": change}))
+        assert db.value("SELECT credits FROM keysmith.tenants") == 1
+
+
+def test_credits_can_be_taken(db):
+    db.tenant(credits=Jsonb(5))
+    assert db.one("add_credits", -3, tenant="acme")[0] == 2
+    assert "2 credits are held" in db.refused("KS409", "add_credits", -3, tenant="acme")
+    assert "0 credits are held" in db.refused("KS409", "add_credits", -2**63, key_id=db.mint().key_id)
+    assert db.one("add_credits", -2, tenant="acme")[0] == 0
+
+
 def test_first_credits_of_a_key_are_announced(db):
     db.tenant(credits=Jsonb(5))
     key, notices = db.mint(), []
@@ -654,8 +689,10 @@ def test_credits_outlive_a_dump(cluster, dbname, db):
 BAD_CREDITS = [-1, 1.5, "5", [], [5], True, 2**63, {}, {"balance": -1}, {"balance": "x"}, {"refill": 5},
                {"every": "day"}, {"balance": 5, "refill": 5}, {"balance": 5, "every": "day"},
                {"refill": 0, "every": "day"}, {"refill": -5, "every": "month"},
-               {"refill": 5, "every": "week"}, {"balance": None}, {"refill": None, "every": "day"},
-               {"refill": 5, "every": None}, {"balance": 5, "more": 5}, {"balance": 2**64}]
+               {"refill": 5, "every": "year"}, {"balance": None}, {"refill": None, "every": "day"},
+               {"refill": 5, "every": None}, {"low": -1}, {"low": 5, "anchor": "2026-01-31"},
+               {"refill": 5, "every": "day", "anchor": "infinity"}, {"refill": 5, "every": "day", "anchor": "x"},
+               {"balance": 5, "more": 5}, {"balance": 2**64}]
 
 
 @pytest.mark.parametrize("bad", BAD_CREDITS)
@@ -681,7 +718,7 @@ def test_bad_amounts_are_errors(db):
         assert "spend" in db.refused("KS400", "explain_verify", key.api_key, spend=spend)
         assert "spend" in db.refused("KS400", "authenticate", Jsonb({}), "GET", "/", spend=spend)
     assert db.reason(key.api_key, spend=2**63 - 1) == "credits_exhausted"
-    for amount in (0, -5, None):
+    for amount in (0, None):
         assert "amount" in db.refused("KS400", "add_credits", amount, tenant="acme")
     assert "amount" in db.refused("KS400", "add_credits", 2**63 - 1, key_id=key.key_id)
     # Not even if a refill makes the sum too large.

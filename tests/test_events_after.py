@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -148,12 +149,20 @@ def test_a_commit_does_not_wait_for_others_who_send():
         db.rows("CREATE EXTENSION keysmith")
         db.tenant()
         holder = cluster.connect()
-        waiting = threading.Thread(target=lambda: holder.execute("NOTIFY something"))
+        is_over = threading.Event()
+
+        def hold():
+            # The checkpointer puts the setting into effect, so the first commits may not wait.
+            while not is_over.is_set():
+                holder.execute("NOTIFY something")
+
+        waiting = threading.Thread(target=hold)
         waiting.start()
         wait_until(lambda: db.rows("SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
         key = db.mint()
         assert db.verify(key.api_key).ok and names(db) == ["mint"]
         assert db.one("status").events_unsent == 1
+        is_over.set()
         holder.cancel()
         waiting.join()
         holder.close()
@@ -230,6 +239,64 @@ def test_many_ends(db):
     db.rows("UPDATE keysmith_private.key SET expires_at = now()")
     assert [ends(db) for _ in range(4)] == ["200 noted", "200 noted", "50 noted", "0 noted"]
     assert sorted(names(db)) == ["key.expired"] * 450 + ["mint"] * 450
+
+
+def of_credits(db):
+    """The events of credits, when all are in the audit."""
+    db.call("maintain")
+    wait_until(lambda: not db.rows("SELECT FROM keysmith_private.credit_event"))
+    return db.rows("SELECT event, (detail -> 'after' ->> 'credits')::bigint FROM keysmith.events "
+                   "WHERE event LIKE 'credits.%' ORDER BY position")
+
+
+def test_each_fall_of_credits_has_one_event(db, hear):
+    db.tenant(credits=Jsonb({"balance": 10, "low": 5}))
+    own = db.mint(credits=3)
+    shared = db.mint()
+    received = hear(db.one("event_channel")[0])
+    for spend in (4, 1, 5):
+        assert db.verify(shared.api_key, spend=spend).ok
+    assert db.verify(own.api_key, spend=3).ok
+    assert not db.verify(own.api_key, spend=1).ok
+    for _ in range(2):
+        assert of_credits(db) == [("credits.low", 5), ("credits.exhausted", 0), ("credits.exhausted", 0)]
+    rows = [row for row in after(db) if row.event.startswith("credits.")]
+    assert [(row.tenant, row.key_id) for row in rows] == [("acme", None)] * 2 + [("acme", own.key_id)]
+    assert len({row.position for row in rows}) == 3
+    assert [event["event"] for event in received() if event["event"].startswith("credits.")] \
+        == ["credits.low", "credits.exhausted", "credits.exhausted"]
+    assert all(chain.ok for chain in db.call("audit_verify"))
+
+
+def test_events_of_credits_beside_each_other(db, connect, database):
+    """Sessions that note at the same time note each once."""
+    db.tenant()
+    keys = [db.mint(credits=1) for _ in range(30)]
+    sessions = [database(connect()) for _ in range(4)]
+
+    def spend(session, part):
+        for key in part:
+            assert session.verify(key.api_key, spend=1).ok
+            session.rows("SELECT keysmith_private.note_credit_events()")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(spend, sessions, [keys[n::4] for n in range(4)]))
+    assert of_credits(db) == [("credits.exhausted", 0)] * 30
+    assert {row.key_id for row in after(db) if row.event == "credits.exhausted"} == {key.key_id for key in keys}
+
+
+def test_events_of_credits_wait_for_a_chain_that_cannot_be_extended(db):
+    db.call("create_keyspace", "broken", Jsonb({"secret": {"live": "b_"}}))
+    for keyspace in ("broken", "default"):
+        db.tenant(keyspace=keyspace)
+        key = db.mint(keyspace=keyspace, credits=1)
+        db.rows("UPDATE keysmith_private.audit_entry SET generation = 9 WHERE keyspace = 'broken'")
+        assert db.verify(key.api_key, keyspace=keyspace, spend=1).ok
+    db.call("maintain")
+    wait_until(lambda: names(db)[-1] == "credits.exhausted")
+    assert names(db, keyspace="broken") == ["mint"]
+    db.rows("UPDATE keysmith_private.audit_entry SET generation = 0 WHERE keyspace = 'broken'")
+    assert of_credits(db) == [("credits.exhausted", 0)] * 2
 
 
 def test_a_chain_that_cannot_be_extended_stops_no_other(db):

@@ -33,13 +33,13 @@ CREDITS = [
     ({"more": 1}, "", 'has an unknown field "more"'), ({"balance": -1}, ".balance", "must be 0 or more, not -1"),
     ({"balance": None}, ".balance", "must be an integer"), ({"balance": "x"}, ".balance", "must be an integer"),
     ({"refill": 0}, ".refill", "must be 1 or more, not 0"), ({"refill": "x"}, ".refill", "must be an integer or null"),
-    ({"every": "hour"}, ".every", "must be one of: day, month"), ({"every": 1}, ".every", "must be a string or null"),
+    ({"every": "year"}, ".every", "must be one of: hour, day, week, month"), ({"every": 1}, ".every", "must be a string or null"),
 ]
 REFILL = [
     ("x", "", "must be an object such as"), ([5, "day"], "", "must be an object such as"),
     ({"amount": 1, "every": "day", "more": 1}, "", 'has an unknown field "more"'),
     ({"amount": 0, "every": "day"}, ".amount", "must be 1 or more, not 0"),
-    ({"amount": 1, "every": "hour"}, ".every", "must be one of: day, month"),
+    ({"amount": 1, "every": "year"}, ".every", "must be one of: hour, day, week, month"),
 ]
 # The options of a keyspace that are jsonb by themselves.
 OPTIONS = {
@@ -187,6 +187,10 @@ TEMPLATES = [
 
 CLAIMS = [([], "", "must be an object or null"), (1, "", "must be an object or null"), ("a", "", "must be an object or null")]
 
+WEIGHTS = [([], "", "must be a JSON object"), (None, "", "must be a JSON object"), ({"T": 1}, "", "must have units of"),
+           ({"t": 1.5}, "", "must have whole numbers"), ({"t": "1"}, "", "must have whole numbers")]
+REQUEST = {"headers": Jsonb({}), "method": "GET", "path": "/"}
+
 ARGUMENTS = [
     ("alter_keyspace", {"name": "default"}, "changes", fields(OPTIONS | PLAIN_OPTIONS)),
     ("alter_key", {"key_id": "KEY_ID"}, "changes", fields(KEY)),
@@ -205,6 +209,9 @@ ARGUMENTS = [
     ("derive_token", {"api_key": "KEY"}, "claims", CLAIMS),
     ("audit_verify", {}, "heads", HEADS),
     ("replay_revocations", {}, "revocations", REVOCATIONS),
+    *[(function, {"api_key": "KEY"}, "weights", WEIGHTS) for function in ("verify", "verify_json", "explain_verify")],
+    ("verify_digest", {"digest": b"x" * 32}, "weights", WEIGHTS),
+    *[(function, REQUEST, "weights", WEIGHTS) for function in ("authenticate", "authenticate_json", "serve")],
 ]
 
 

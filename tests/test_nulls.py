@@ -55,6 +55,7 @@ CALLS = {
     "isolate": {"relation": "tried", "tenant_column": "tenant_id"},
     "list_keys": {"tenant": "acme"},
     "log_request": NOTHING,
+    "settle": {"request_id": "00000000-0000-0000-0000-000000000000", "spend": 1},
     "matches value text": {"value": "x", "stored": "x"}, "matches value bytea": {"value": b"x", "stored": b"x"},
     "mint": {"tenant": "acme"},
     "openapi": NOTHING,

@@ -140,9 +140,9 @@ impl<'a> Subject<'a> {
         let name_of_role;
         let (statement, params) = match *self {
             Subject::Key(key_id) => (
-                saved!("SELECT pg_catalog.to_jsonb(k) - '{status,last_used_at}'::text[]
+                saved!("SELECT pg_catalog.to_jsonb(k) - '{status,last_used_at,refill}'::text[]
                      || pg_catalog.jsonb_build_object('refill', c.refill, 'every', c.every,
-                        'refilled_at', c.refilled_at, 'purse', r.purse,
+                        'anchor', c.anchor, 'low', c.low, 'refilled_at', c.refilled_at, 'purse', r.purse,
                         'disabled_reason', r.disabled_reason), k.tenant, r.tenant_id
                  FROM keysmith_private.key_listing k
                  JOIN keysmith_private.key r ON r.key_id = k.key_id
@@ -194,8 +194,9 @@ impl<'a> Subject<'a> {
             Subject::Tenant(tenant_id) => (
                 saved!("SELECT pg_catalog.to_jsonb(t) || pg_catalog.jsonb_build_object(
                      'credits', keysmith_private.credits_at(
-                         c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp()),
-                     'refill', c.refill, 'every', c.every, 'refilled_at', c.refilled_at), t.name, t.tenant_id
+                         c.balance, c.refill, c.every, c.anchor, c.refilled_at, pg_catalog.clock_timestamp()),
+                     'refill', c.refill, 'every', c.every, 'anchor', c.anchor, 'low', c.low,
+                     'refilled_at', c.refilled_at), t.name, t.tenant_id
                  FROM keysmith_private.tenant t LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
                  WHERE t.tenant_id = $1"),
                 vec![Param::uuid(tenant_id)],

@@ -3,7 +3,7 @@
 
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, access};
-use crate::decide::charge::Charge;
+use crate::decide::charge::{Charge, Identified};
 use crate::decide::lookup::Reader;
 use crate::decide::needs::NeededScopes;
 use crate::decide::presented::Sought;
@@ -126,14 +126,17 @@ impl<'a> Decision<'a> {
 
         let mut reason = rules::decide(&found, &self.demand);
         let mut standing = Standing::default();
+        let request_id = request_id::next(self.demand.now);
         if reason == Reason::Ok {
             let catalog = self.reader.catalog;
-            (reason, standing) = self.charge.collect(catalog, &self.policy, &holder.account)?;
+            let request = Identified { key_id: &holder.key_id, request_id: &request_id };
+            (reason, standing) =
+                self.charge.collect(catalog, &self.policy, &holder.account, &request)?;
         }
         if reason == Reason::InsufficientScope {
             standing.missing_scopes = self.needs.missing(&held);
         }
-        let verdict = self.answer(memory, reason, Some(&holder), &standing);
+        let verdict = self.answer(memory, reason, Some(&holder), &standing, &request_id);
         if self.signs_in {
             let (address, request_id) = (self.demand.address, verdict.request_id);
             let identity = (reason == Reason::Ok)
@@ -155,7 +158,8 @@ impl<'a> Decision<'a> {
         if self.signs_in {
             identity::sign_in(None);
         }
-        self.answer(memory, reason, None, &Standing::default())
+        let request_id = request_id::next(self.demand.now);
+        self.answer(memory, reason, None, &Standing::default(), &request_id)
     }
 
     #[inline]
@@ -165,12 +169,12 @@ impl<'a> Decision<'a> {
         reason: Reason,
         holder: Option<&Holder>,
         standing: &Standing,
+        request_id: &[u8; 16],
     ) -> Verdict<'m, F> {
         usage::count(reason, self.reader.take_miss());
-        let (catalog, now) = (self.reader.catalog, self.demand.now);
+        let catalog = self.reader.catalog;
         let policy = &*self.policy;
         let keyspace = policy.existing(self.keyspace);
-        let request_id = &request_id::next(now);
         let words = Words::of(policy, reason);
         let facts = Facts { keyspace, reason, words, holder, standing, request_id };
         Verdict::form(memory, catalog, &facts)
@@ -178,7 +182,14 @@ impl<'a> Decision<'a> {
 
     /// The request as usage records contain it.
     fn noted(&self) -> usage::Request<'a> {
-        usage::Request { address: self.demand.address, at: self.demand.now, ..self.request }
+        usage::Request {
+            address: self.demand.address,
+            at: self.demand.now,
+            spend: self.charge.spend,
+            weights: self.charge.weights,
+            subject: self.charge.subject,
+            ..self.request
+        }
     }
 }
 

@@ -78,10 +78,12 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
         environment: name(call, 6),
         ..demand(needs)
     };
+    let weights = arguments::weights(call, Some(8), 13)?;
     let charge = Charge {
         route: required.route,
         spend: arguments::spend(call, 4)?,
-        weight: arguments::weight(call, 8)?.unwrap_or(required.weight()),
+        weights: weights.weights(required.weight()),
+        subject: arguments::subject(call, 14)?,
     };
     let is_public = required.route.is_some_and(|route| route.is_public);
     let asked = Asked { reader: &reader, policy: &policy, keyspace, demand, charge, needs };
@@ -230,9 +232,9 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
     let limits = if !limits::apply(policy, account, charge.route) {
         step(LIMITS, Reason::Ok, "no limits".into())
     } else if let Some(claims) = limits::claims(policy, account, charge.route) {
-        let (reason, standing) = charge::told(limit::peek(&claims, charge.weight));
+        let (reason, standing) = charge::told(limit::peek(&claims, charge.weights.calls));
         let saw = standing.limit.map_or("no limits".into(), |limit| {
-            let weight = charge.weight;
+            let weight = charge.weights.calls;
             let taken = if reason == Reason::Ok { weight } else { 0 };
             let left = limit.remaining.saturating_add(taken);
             format!("{}: {left} calls left; the request counts for {weight}", lossy(limit.name))
@@ -243,7 +245,8 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
         step(LIMITS, Reason::LimitsUnavailable, saw)
     };
     let spend = charge.spend;
-    let spending = credits::charge(asked.reader.catalog, policy, account, spend, Intent::Look)?;
+    let price = credits::Asked { key_id: &holder.key_id, request_id: &[0; 16], spend };
+    let spending = credits::charge(asked.reader.catalog, policy, account, &price, Intent::Look)?;
     let (reason, saw) = match spending {
         Spending::Nothing => (Reason::Ok, "nothing is spent".into()),
         Spending::Spent { left } => {

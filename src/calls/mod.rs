@@ -6,4 +6,5 @@ pub mod client_ip;
 pub mod decision;
 mod explain;
 pub mod pre_request_settings;
+mod settle;
 mod verify;

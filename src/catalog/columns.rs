@@ -61,7 +61,11 @@ columns! {
     }
     credit {
         credit_id: Uuid, key_id: Uuid, tenant_id: Uuid, balance: Bigint, refill: Bigint,
-        every: Text, refilled_at: Timestamp,
+        every: Text, refilled_at: Timestamp, anchor: Timestamp, low: Bigint, told: Boolean,
+    }
+    charge {
+        request_id: Uuid, credit_id: Uuid, tenant_id: Uuid, key_id: Uuid, spend: Bigint, at: Timestamp,
+        settled_at: Timestamp, settled: Bigint, keyspace: Text,
     }
     access {
         role: Regrole, level: Text, tenant_id: Uuid, keyspace: Text, granted_at: Timestamp,

@@ -60,6 +60,9 @@ pub struct Tables {
     /// Credits, with the index on keys, or on tenants.
     pub credit_of_key: Table,
     pub credit_of_tenant: Table,
+    /// The same table, with the index on its own ids.
+    pub credit_by_id: Table,
+    pub charge: Table,
     pub access: Table,
     pub audit_entry: Table,
     pub touch: Table,
@@ -110,6 +113,7 @@ impl Tables {
         let member = table(c"member", c"member_pkey", of::member::COLUMNS)?;
         let key = table(c"key", c"key_digest_keyspace_key", of::key::COLUMNS)?;
         let credit_of_key = table(c"credit", c"credit_key_id_key", of::credit::COLUMNS)?;
+        let charge = table(c"charge", c"charge_pkey", of::charge::COLUMNS)?;
         let access = table(c"access", c"access_role_level_tenant_id_key", of::access::COLUMNS)?;
         let audit_entry = table(c"audit_entry", c"audit_entry_pkey", of::audit_entry::COLUMNS)?;
         let touch = table(c"touch", c"touch_of_key", of::touch::COLUMNS)?;
@@ -127,6 +131,7 @@ impl Tables {
             member,
             key,
             credit_of_key,
+            charge,
             access,
             audit_entry,
             touch,
@@ -168,6 +173,8 @@ impl Tables {
                 index: relation(c"credit_tenant_id_key", private)?,
                 ..credit_of_key
             },
+            credit_by_id: Table { index: relation(c"credit_pkey", private)?, ..credit_of_key },
+            charge,
             access,
             audit_entry,
             touch,

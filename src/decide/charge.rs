@@ -5,23 +5,27 @@ use crate::catalog::Catalog;
 use crate::catalog::policy::{Policy, Route};
 use crate::limit::{self, Admission};
 use crate::verdict::{Account, Standing};
-use credits::{Intent, Spending};
+use credits::{Asked, Intent, Spending};
 use keysmith_core::policy::verdict::Reason;
+use keysmith_core::policy::weights::Weights;
 use pg::error::Result;
 
 /// The price of a request.
+#[derive(Default)]
 pub struct Charge<'a> {
-    /// How many calls it counts for; 0 for a free request.
-    pub weight: u32,
+    /// What it counts for; 0 of everything for a free request.
+    pub weights: Weights<'a>,
+    /// For whom the application makes the request.
+    pub subject: Option<&'a [u8]>,
     /// How many credits it costs.
     pub spend: i64,
     pub route: Option<&'a Route>,
 }
 
-impl Default for Charge<'_> {
-    fn default() -> Self {
-        Charge { weight: 1, spend: 0, route: None }
-    }
+/// The request and the key that it came with.
+pub struct Identified<'a> {
+    pub key_id: &'a [u8; 16],
+    pub request_id: &'a [u8; 16],
 }
 
 impl Charge<'_> {
@@ -32,12 +36,13 @@ impl Charge<'_> {
         catalog: &Catalog,
         policy: &'a Policy,
         account: &'a Account,
+        request: &Identified,
     ) -> Result<(Reason, Standing<'a>)> {
         let is_limited = limits::apply(policy, account, self.route);
         if !is_limited && self.spend == 0 {
             return Ok((Reason::Ok, Standing::default()));
         }
-        self.take(catalog, policy, account, is_limited)
+        self.take(catalog, policy, account, request, is_limited)
     }
 
     fn take<'a>(
@@ -45,6 +50,7 @@ impl Charge<'_> {
         catalog: &Catalog,
         policy: &'a Policy,
         account: &'a Account,
+        request: &Identified,
         is_limited: bool,
     ) -> Result<(Reason, Standing<'a>)> {
         let mut standing = Standing::default();
@@ -54,28 +60,31 @@ impl Charge<'_> {
                 return Ok((Reason::LimitsUnavailable, standing));
             };
             claims = found;
-            let (reason, after) = told(limit::take(&claims, self.weight));
+            let (reason, after) = told(limit::take(&claims, self.weights.calls));
             if reason != Reason::Ok {
                 return Ok((reason, after));
             }
             standing = after;
         }
-        let reason = match credits::charge(catalog, policy, account, self.spend, Intent::Spend)? {
+        let Identified { key_id, request_id } = request;
+        let asked = Asked { key_id, request_id, spend: self.spend };
+        let reason = match credits::charge(catalog, policy, account, &asked, Intent::Spend)? {
             Spending::Nothing => Reason::Ok,
             Spending::Spent { left } => {
                 standing.credits_remaining = Some(left);
                 Reason::Ok
             }
-            Spending::Exhausted { retry_after, .. } => {
+            Spending::Exhausted { left, retry_after } => {
+                standing.credits_remaining = left;
                 standing.retry_after = retry_after;
                 Reason::CreditsExhausted
             }
             Spending::Unwritable | Spending::Held => Reason::CreditsUnavailable,
         };
         if reason != Reason::Ok && !claims.is_empty() {
-            limit::give_back(&claims, self.weight);
+            limit::give_back(&claims, self.weights.calls);
             if let Some(limit) = &mut standing.limit {
-                limit.remaining = limit.remaining.saturating_add(self.weight);
+                limit.remaining = limit.remaining.saturating_add(self.weights.calls);
             }
         }
         Ok((reason, standing))

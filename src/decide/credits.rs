@@ -4,18 +4,21 @@ use crate::catalog::policy::Policy;
 use crate::catalog::tables::Table;
 use crate::catalog::{Catalog, columns};
 use crate::settings;
+use crate::usage::session::worker_slot;
 use crate::verdict::Account;
-use keysmith_core::refill::{Credits, Every};
+use keysmith_core::refill::{Credits, Crossing, Every, Period};
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::Result;
 use pg::row_lock::{Deadline, LockHolder};
 use pg::scan::{Relation, Row, ScanKey, Snapshot};
-use pg::spi::{self, Param, saved};
+use pg::spi::{self, Param, Statement, saved};
+use pg::text::lossy;
 use pg::{clock, transaction};
 use pgrx::pg_sys::Datum;
 
 sql_functions! {
     keysmith_credits_at => credits_at;
+    keysmith_next_refill => next_refill;
 }
 
 /// The outcome of a charge.
@@ -46,9 +49,19 @@ pub enum Intent {
 }
 
 /// The credits of a key or of a tenant.
-struct Purse {
+pub struct Purse {
     credit_id: [u8; 16],
     credits: Credits,
+    low: Option<i64>,
+    /// Whether `credits.exhausted` was noted since they last rose.
+    told: bool,
+}
+
+/// The request that is charged.
+pub struct Asked<'a> {
+    pub key_id: &'a [u8; 16],
+    pub request_id: &'a [u8; 16],
+    pub spend: i64,
 }
 
 /// Spends credits, if the request costs some and its environment charges. Rolling the transaction
@@ -57,9 +70,10 @@ pub fn charge(
     catalog: &Catalog,
     policy: &Policy,
     account: &Account,
-    spend: i64,
+    asked: &Asked,
     intent: Intent,
 ) -> Result<Spending> {
+    let spend = asked.spend;
     if spend == 0 || !policy.charges(account.environment) {
         return Ok(Spending::Nothing);
     }
@@ -72,15 +86,20 @@ pub fn charge(
         pgrx::check_for_interrupts!();
         let turn = with_purse(catalog, account, |row, relation| {
             let purse = Purse::read(row)?;
-            let Some((left, refilled_at)) = purse.without(spend) else {
-                return Some(Turn::Over(purse.exhausted(spend)));
+            let Some(change) = purse.without(spend) else {
+                // Nobody waits to note that credits are exhausted: another refusal does it.
+                let is_noted = intent == Intent::Look || purse.told && !purse.is_due();
+                let outcome = purse.exhausted(spend);
+                return Some(if !is_noted && row.holder().is_none() && row.lock(relation) {
+                    Turn::Refused(outcome, purse)
+                } else {
+                    Turn::Over(outcome)
+                });
             };
             Some(match (row.holder(), intent) {
                 (Some(holder), _) => Turn::Others(holder),
-                (None, Intent::Look) => Turn::Over(Spending::Spent { left }),
-                (None, Intent::Spend) if row.lock(relation) => {
-                    Turn::Ours { credit_id: purse.credit_id, left, refilled_at }
-                }
+                (None, Intent::Look) => Turn::Over(Spending::Spent { left: change.after }),
+                (None, Intent::Spend) if row.lock(relation) => Turn::Ours(change),
                 (None, Intent::Spend) => Turn::Again,
             })
         });
@@ -94,9 +113,16 @@ pub fn charge(
             }
             Some(Turn::Others(holder)) if deadline.wait_for(&holder) => continue,
             Some(Turn::Others(_)) => Spending::Held,
-            Some(Turn::Ours { credit_id, left, refilled_at }) => {
-                leave(catalog, &credit_id, left, refilled_at)?;
-                Spending::Spent { left }
+            Some(Turn::Refused(outcome, purse)) => {
+                catalog.as_owner(|| purse.note_refusal())?;
+                outcome
+            }
+            Some(Turn::Ours(change)) => {
+                catalog.as_owner(|| {
+                    change.store()?;
+                    note_charge(account, asked, &change.credit_id)
+                })?;
+                Spending::Spent { left: change.after }
             }
         });
     }
@@ -106,8 +132,10 @@ pub fn charge(
 enum Turn {
     /// The outcome is known, and nothing is written.
     Over(Spending),
-    /// The row is locked, and `left` is to be written to it.
-    Ours { credit_id: [u8; 16], left: i64, refilled_at: i64 },
+    /// The row is locked, and the change is to be written to it.
+    Ours(Change),
+    /// The row is locked, and does not suffice. Nobody was told yet.
+    Refused(Spending, Purse),
     /// Wait for another transaction.
     Others(LockHolder),
     /// Read the row again: another transaction changed it meanwhile.
@@ -141,73 +169,197 @@ fn with_purse<T>(
 }
 
 impl Purse {
-    fn read(row: &Row) -> Option<Purse> {
+    pub fn read(row: &Row) -> Option<Purse> {
         use columns::credit as column;
         Some(Purse {
             credit_id: row.uuid(column::credit_id)?,
             credits: Credits {
                 balance: row.bigint(column::balance)?,
                 refill: row.bigint(column::refill),
-                every: row.bytes(column::every).and_then(Every::parse),
+                period: period(row.bytes(column::every), row.timestamp(column::anchor)),
                 refilled_at: row.timestamp(column::refilled_at)?,
             },
+            low: row.bigint(column::low),
+            told: row.boolean(column::told),
         })
     }
 
-    /// The balance and the time of its refill after spending, if there are enough credits.
-    fn without(&self, spend: i64) -> Option<(i64, i64)> {
-        let (balance, refilled_at) = self.credits.at(clock::now());
-        let left = balance.checked_sub(spend).filter(|left| *left >= 0)?;
-        Some((left, refilled_at))
+    /// What spending makes of them, if there are enough.
+    fn without(&self, spend: i64) -> Option<Change> {
+        let change = self.changed_by(spend.checked_neg()?);
+        (change.after >= 0).then_some(change)
     }
 
-    /// The outcome if there are not enough credits. A refill may suffice.
+    /// What they are after an amount was added, or taken if it is negative.
+    pub fn changed_by(&self, amount: i64) -> Change {
+        let (before, refilled_at) = self.credits.at(clock::now());
+        let after = before.saturating_add(amount);
+        let crossing = Crossing::of(before, after, self.low);
+        let told = self.told && !self.is_due() && after <= before;
+        Change {
+            credit_id: self.credit_id,
+            after,
+            refilled_at,
+            told: told || crossing.exhausted,
+            crossing: Crossing { exhausted: crossing.exhausted && !told, ..crossing },
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.credits.at(clock::now()).1 != self.credits.refilled_at
+    }
+
+    /// The outcome if there are not enough credits. Refills may suffice.
     fn exhausted(&self, spend: i64) -> Spending {
         let now = clock::now();
-        let Credits { refill, every, .. } = self.credits;
-        let refill = refill.filter(|refill| *refill >= spend);
-        let retry_after = refill.and(every).map(|every| every.next(now).saturating_sub(now));
-        Spending::Exhausted { left: Some(self.credits.at(now).0), retry_after }
+        Spending::Exhausted {
+            left: Some(self.credits.at(now).0),
+            retry_after: self.credits.wait(spend, now),
+        }
+    }
+
+    /// Notes the first refusal since they last rose. The row is locked.
+    fn note_refusal(&self) -> Result<()> {
+        let unchanged = self.changed_by(0);
+        let crossing = Crossing { exhausted: true, ..unchanged.crossing };
+        Change { told: true, crossing, ..unchanged }.store()
     }
 }
+
+/// A change of a row of credits, which the transaction has locked.
+pub struct Change {
+    pub credit_id: [u8; 16],
+    pub after: i64,
+    refilled_at: i64,
+    told: bool,
+    /// The events that it makes.
+    crossing: Crossing,
+}
+
+impl Change {
+    pub fn store(&self) -> Result<()> {
+        change(
+            saved!(
+                "UPDATE keysmith_private.credit SET balance = $2, refilled_at = $3, told = $4
+                 WHERE credit_id = $1"
+            ),
+            &[
+                Param::uuid(&self.credit_id),
+                Param::bigint(Some(self.after)),
+                Param::timestamp(Some(self.refilled_at)),
+                Param::boolean(self.told),
+            ],
+        )?;
+        note_events(&self.credit_id, self.crossing, self.after)
+    }
+}
+
+/// Notes the events of an act that took credits away, as owner.
+pub fn note_fall(credit_id: &[u8; 16], before: i64, after: i64) -> Result<()> {
+    if after >= before {
+        return Ok(());
+    }
+    let low = spi::first(
+        saved!("SELECT low, told FROM keysmith_private.credit WHERE credit_id = $1"),
+        &[Param::uuid(credit_id)],
+        |row| Some((row.bigint(1), row.boolean(2))),
+    )?;
+    let (low, told) = low.unwrap_or_default();
+    let crossing = Crossing::of(before, after, low);
+    if crossing.exhausted {
+        change(
+            saved!("UPDATE keysmith_private.credit SET told = true WHERE credit_id = $1"),
+            &[Param::uuid(credit_id)],
+        )?;
+    }
+    let crossing = Crossing { exhausted: crossing.exhausted && !told, ..crossing };
+    note_events(credit_id, crossing, after)
+}
+
+/// Writes events for the worker, which adds them to the audit. So a spend does not wait for a chain.
+fn note_events(credit_id: &[u8; 16], crossing: Crossing, balance: i64) -> Result<()> {
+    let events = [(crossing.low, "credits.low"), (crossing.exhausted, "credits.exhausted")];
+    if crossing.low || crossing.exhausted {
+        worker_slot::want();
+    }
+    for (_, event) in events.into_iter().filter(|(is_one, _)| *is_one) {
+        change(
+            saved!(
+                "INSERT INTO keysmith_private.credit_event (
+                     keyspace, tenant_id, key_id, credit_id, event, balance)
+                 SELECT t.keyspace, t.tenant_id, c.key_id, c.credit_id, $2, $3
+                 FROM keysmith_private.credit c
+                 LEFT JOIN keysmith_private.key k ON k.key_id = c.key_id
+                 JOIN keysmith_private.tenant t ON t.tenant_id = coalesce(c.tenant_id, k.tenant_id)
+                 WHERE c.credit_id = $1"
+            ),
+            &[Param::uuid(credit_id), Param::text(event), Param::bigint(Some(balance))],
+        )?;
+    }
+    Ok(())
+}
+
+/// Notes what a request spent, for `settle`. A request without an id can't be settled.
+fn note_charge(account: &Account, asked: &Asked, credit_id: &[u8; 16]) -> Result<()> {
+    if *asked.request_id == [0; 16] {
+        return Ok(());
+    }
+    let keyspace = lossy(account.keyspace);
+    change(
+        saved!(
+            "INSERT INTO keysmith_private.charge (
+                 request_id, credit_id, tenant_id, key_id, spend, at, keyspace)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)"
+        ),
+        &[
+            Param::uuid(asked.request_id),
+            Param::uuid(credit_id),
+            Param::uuid(&account.tenant),
+            Param::uuid(asked.key_id),
+            Param::bigint(Some(asked.spend)),
+            Param::timestamp(Some(clock::now())),
+            Param::text(&keyspace),
+        ],
+    )
+}
+
+/// Changes rows as they are now, at any isolation level.
+pub fn change<'a>(statement: impl Into<Statement<'a>>, params: &[Param]) -> Result<()> {
+    spi::change_now(&Snapshot::now(), statement, params, |_| ())
+}
+
+fn period(every: Option<&[u8]>, anchor: Option<i64>) -> Option<Period> {
+    every.and_then(Every::parse).map(|every| Period { every, anchor })
+}
+
+const LONGEST_PERIOD: usize = 64;
 
 /// The balance of a row of credits at a moment, for SQL. The rule is the one for spending.
 fn credits_at(call: &Call) -> Result<Option<Datum>> {
-    const LONGEST: usize = 64;
     let (Some(balance), Some(refilled_at), Some(moment)) =
-        (call.bigint(0), call.timestamp(3), call.timestamp(4))
+        (call.bigint(0), call.timestamp(4), call.timestamp(5))
     else {
         return Ok(None);
     };
-    let every = match call.bytes(2, LONGEST) {
-        Some(Bytes::Read(name)) => Every::parse(name),
-        _ => None,
-    };
-    let credits = Credits { balance, refill: call.bigint(1), every, refilled_at };
+    let period = period_argument(call, 2);
+    let credits = Credits { balance, refill: call.bigint(1), period, refilled_at };
     Ok(Some(Datum::from(credits.at(moment).0)))
 }
 
-fn can_write() -> bool {
-    !transaction::is_read_only() && !transaction::is_parallel()
+/// The beginning of the next period after a moment, for SQL.
+fn next_refill(call: &Call) -> Result<Option<Datum>> {
+    let next = period_argument(call, 0).zip(call.timestamp(2));
+    Ok(next.map(|(period, moment)| Datum::from(period.next(moment))))
 }
 
-/// Writes the new balance to a row of credits, which the transaction has locked.
-fn leave(catalog: &Catalog, credit_id: &[u8; 16], balance: i64, refilled_at: i64) -> Result<()> {
-    catalog.as_owner(|| {
-        let params = [
-            Param::uuid(credit_id),
-            Param::bigint(Some(balance)),
-            Param::timestamp(Some(refilled_at)),
-        ];
-        let snapshot = Snapshot::now();
-        spi::change_now(
-            &snapshot,
-            saved!(
-                "UPDATE keysmith_private.credit SET balance = $2, refilled_at = $3
-                 WHERE credit_id = $1"
-            ),
-            &params,
-            |_| (),
-        )
-    })
+/// The period, and the anchor after it.
+fn period_argument(call: &Call, n: usize) -> Option<Period> {
+    match call.bytes(n, LONGEST_PERIOD) {
+        Some(Bytes::Read(name)) => period(Some(name), call.timestamp(n + 1)),
+        _ => None,
+    }
+}
+
+pub fn can_write() -> bool {
+    !transaction::is_read_only() && !transaction::is_parallel()
 }

@@ -20,8 +20,8 @@ fn add_credits(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.datum(1).map(|_| call.uuid(1, "key_id")).transpose()?;
     let tenant = call.text(2, "tenant")?;
     let keyspace = call.required_text(3, "keyspace")?;
-    if amount < 1 {
-        return Err(Error::argument("amount", "must be 1 or more"));
+    if amount == 0 {
+        return Err(Error::argument("amount", "must not be 0"));
     }
     let balance = authority::act(needs::add_credits, |caller| match (&key_id, &tenant) {
         (Some(key_id), None) => {

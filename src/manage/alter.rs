@@ -8,7 +8,6 @@ use super::draft;
 use super::field::{Document, Grants, Moment, Networks};
 use super::json;
 use super::key;
-use super::key_ends;
 use super::keyspace::policy;
 use super::level::functions;
 use super::limits::{self, Limits};
@@ -18,6 +17,7 @@ use super::metadata;
 use super::patch::{self, Patch};
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
+use crate::usage::session::worker_slot;
 use pg::call::Call;
 use pg::error::{Error, Result};
 use pg::spi::Param;
@@ -131,7 +131,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
             key::tell_if_powerless(&policy, &key_id)?;
         }
         if changes.expires_at.value().is_some() {
-            key_ends::watch();
+            worker_slot::want();
         }
         act.done("alter")?;
         listing::entry(&key_id)

@@ -90,7 +90,7 @@ impl<'a> Draft<'a> {
             self.limits,
             self.is_unlimited,
             self.credits,
-            self.refill.as_ref().map(|refill| (refill.amount.0, &refill.every.0)),
+            self.refill,
             self.disabled,
             more,
         ])

@@ -6,7 +6,6 @@
 use super::unasked;
 use crate::audit::{Act, Subject};
 use crate::catalog::Catalog;
-use crate::usage::session::worker_slot;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
 use pg::result_set::{Cell, ResultSet};
@@ -22,14 +21,6 @@ sql_functions! {
 /// short.
 const PORTION: i64 = 20_000;
 const MOST: i64 = 200;
-
-/// Has a worker started that looks for ends. It stays while keys will end, unless other databases need
-/// its process.
-pub fn watch() {
-    if let Some((queue, place)) = worker_slot::find_place() {
-        worker_slot::ensure(queue, place);
-    }
-}
 
 struct Due {
     key_id: [u8; 16],

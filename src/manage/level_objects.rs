@@ -29,6 +29,7 @@ pub const fn objects(level: Level) -> Objects {
                 "openapi",
                 "sign_out",
                 "log_request",
+                "settle",
                 "event_channel",
                 "help",
                 // These act with the caller's rights on the caller's tables.

@@ -6,7 +6,6 @@ use super::delegation::{self, Owner};
 use super::draft::{self, Draft};
 use super::errors::unknown_key;
 use super::key::{self, Fresh};
-use super::key_ends;
 use super::keyspace::policy;
 use super::level::{Needs, functions};
 use super::locked_key::{LockedKey, end_locked, has_successor};
@@ -15,6 +14,7 @@ use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
 use crate::catalog::policy::Policy;
 use crate::pepper;
+use crate::usage::session::worker_slot;
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::foreign::Hashings;
 use keysmith_core::key::{MAX_KEY_LEN, foreign};
@@ -70,7 +70,7 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
             ],
         )?;
         if !is_over_at_once {
-            key_ends::watch();
+            worker_slot::want();
         }
         act.done("rotate")?;
         Ok((minted, api_key))

@@ -6,7 +6,6 @@ use super::bounds::Bounds;
 use super::delegation::{self, Owner};
 use super::draft::Draft;
 use super::key::{self, Fresh};
-use super::key_ends;
 use super::keyspace::policy;
 use super::level::functions;
 use super::limits;
@@ -17,6 +16,7 @@ use crate::audit::{Act, Subject};
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
 use crate::pepper;
+use crate::usage::session::worker_slot;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest, SHA512_LEN};
 use keysmith_core::key::foreign::Hashings;
 use pg::call::{Bytes, Call, must_not_be_null};
@@ -117,8 +117,8 @@ fn store(
                  ON CONFLICT (digest, keyspace) DO NOTHING",
             key::returning_minted!(),
             "), given AS (
-                 INSERT INTO keysmith_private.credit (key_id, balance, refill, every)
-                 SELECT key_id, coalesce($23, $24), $24, $25 FROM made
+                 INSERT INTO keysmith_private.credit (key_id, balance, refill, every, anchor, low)
+                 SELECT key_id, coalesce($23, $24), $24, $25, $29, $30 FROM made
                  WHERE $23 IS NOT NULL OR $24 IS NOT NULL)
              SELECT key_id, minted FROM made"
         )),
@@ -152,6 +152,8 @@ fn store(
             Param::boolean(draft.disabled),
             of_idempotency_key,
             of_arguments,
+            Param::timestamp(refill.and_then(|refill| refill.anchor).map(|anchor| anchor.0)),
+            Param::bigint(refill.and_then(|refill| refill.low).map(|low| low.0)),
         ],
         key::made,
     )?;
@@ -159,7 +161,7 @@ fn store(
     delegation::check(caller, &key_id, Owner::OfTheDelegator)?;
     key::tell_if_powerless(policy, &key_id)?;
     if draft.expires_at.or(tenant.max_lifetime).or(policy.max_lifetime).is_some() {
-        key_ends::watch();
+        worker_slot::want();
     }
     Act::made(&caller.actor, &draft.keyspace, Subject::Key(&key_id)).done(action)?;
     Ok(minted)

@@ -7,9 +7,9 @@ use super::field::{
 use super::idle;
 use super::json;
 use super::key::{self, MAX_SCOPES};
-use super::key_ends;
 use super::limits::{self, Limits};
 use super::patch::{self, Columns, Patch};
+use crate::usage::session::worker_slot;
 use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::{SCHEMES_RULE, Schemes};
@@ -330,7 +330,7 @@ impl Options {
             columns.extend(patch::record(display.unwrap_or(&Display::default()))?);
         }
         if self.max_lifetime.value().is_some() {
-            key_ends::watch();
+            worker_slot::want();
         }
         let since = (!self.max_idle.is_absent()).then(idle::counted_from);
         let row = ("keyspace", Param::text(keyspace));

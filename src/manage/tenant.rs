@@ -6,7 +6,6 @@ use super::errors;
 use super::field::{Document, Grants, Lifetime, Name, Networks};
 use super::json;
 use super::key;
-use super::key_ends;
 use super::keyspace::policy;
 use super::level::{Needs, functions};
 use super::limits::{self, Limits};
@@ -18,6 +17,7 @@ use crate::catalog::Catalog;
 use crate::catalog::columns::tenant as column;
 use crate::catalog::policy::Policy;
 use crate::catalog::tables::Table;
+use crate::usage::session::worker_slot;
 use keysmith_core::policy::name::{NAME_RULE, is_name};
 use pg::attempt::unless_twice;
 use pg::call::Call;
@@ -270,7 +270,7 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
                 .map_err(|error| error.within("changes"))?;
         }
         if changes.max_lifetime.value().is_some() {
-            key_ends::watch();
+            worker_slot::want();
         }
         act.done("alter_tenant")
     })?;

@@ -340,17 +340,56 @@ CREATE TABLE keysmith_private.credit (
     credit_id   uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     key_id      uuid UNIQUE REFERENCES keysmith_private.key,
     tenant_id   uuid UNIQUE REFERENCES keysmith_private.tenant,
-    balance     bigint NOT NULL CHECK (balance >= 0),
+    balance     bigint NOT NULL,
     refill      bigint CHECK (refill >= 1),
-    every       text COLLATE "C" CHECK (every IN ('day', 'month')),
+    every       text COLLATE "C" CHECK (every IN ('hour', 'day', 'week', 'month')),
     refilled_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    anchor      timestamptz CHECK (pg_catalog.isfinite(anchor)),
+    low         bigint CHECK (low >= 0),
+    told        boolean NOT NULL DEFAULT false,
     CHECK (pg_catalog.num_nonnulls(key_id, tenant_id) = 1),
-    CHECK ((refill IS NULL) = (every IS NULL))
+    CHECK ((refill IS NULL) = (every IS NULL)),
+    CHECK (anchor IS NULL OR every IS NOT NULL)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE keysmith_private.credit IS 'The credits of keys and tenants';
 COMMENT ON COLUMN keysmith_private.credit.key_id IS 'The first key of a line of rotations, if the credits are a key''s';
 COMMENT ON COLUMN keysmith_private.credit.refill IS 'A refill raises the balance to this, unless it is higher';
-COMMENT ON COLUMN keysmith_private.credit.refilled_at IS 'The time of the last refill; the next is due when a day or month begins in UTC';
+COMMENT ON COLUMN keysmith_private.credit.refilled_at IS 'The time of the last refill; the next is due when the next period begins';
+COMMENT ON COLUMN keysmith_private.credit.balance IS 'What is left; less than 0 if requests cost more than was known before';
+COMMENT ON COLUMN keysmith_private.credit.anchor IS 'A moment when a period begins; null for the periods of the calendar, in UTC';
+COMMENT ON COLUMN keysmith_private.credit.low IS 'The event credits.low is made when the balance falls to this';
+COMMENT ON COLUMN keysmith_private.credit.told IS 'Whether the event credits.exhausted was made since credits were last added or refilled';
+
+-- A row for each request that spent. It is found by the id alone, which begins with the time: so old
+-- rows are the first of the index.
+CREATE TABLE keysmith_private.charge (
+    request_id uuid PRIMARY KEY,
+    credit_id  uuid NOT NULL,
+    tenant_id  uuid NOT NULL,
+    key_id     uuid NOT NULL,
+    spend      bigint NOT NULL CHECK (spend >= 0),
+    at         timestamptz NOT NULL,
+    settled_at timestamptz,
+    settled    bigint CHECK (settled >= 0),
+    keyspace   text COLLATE "C" NOT NULL
+) WITH (fillfactor = 90);
+COMMENT ON TABLE keysmith_private.charge IS 'The requests of the last day that spent credits; settle() may charge what each really cost';
+COMMENT ON COLUMN keysmith_private.charge.credit_id IS 'The credits that paid';
+COMMENT ON COLUMN keysmith_private.charge.spend IS 'What the request spent when it was decided';
+COMMENT ON COLUMN keysmith_private.charge.settled IS 'What it cost in all, as settle() was told';
+
+CREATE TABLE keysmith_private.credit_event (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    keyspace  text COLLATE "C" NOT NULL,
+    tenant_id uuid NOT NULL,
+    key_id    uuid,
+    credit_id uuid NOT NULL,
+    event     text COLLATE "C" NOT NULL CHECK (event IN ('credits.low', 'credits.exhausted')),
+    at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    balance   bigint NOT NULL
+);
+COMMENT ON TABLE keysmith_private.credit_event IS 'Credits that fell to their threshold or ran out: events that are not in the audit yet';
+COMMENT ON COLUMN keysmith_private.credit_event.key_id IS 'The first key of the line that has the credits; null if the tenant has them';
 
 -- A dropped role leaves its OID in the table. In a restored database that OID may belong to
 -- another role.
@@ -361,7 +400,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,credit,audit_entry,audit_content}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,credit,charge,audit_entry,audit_content}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;

@@ -34,6 +34,8 @@ DECLARE
     part    text;
 BEGIN
     DELETE FROM keysmith_private.credit WHERE tenant_id = ANY (tenants) OR key_id = ANY (keys);
+    DELETE FROM keysmith_private.charge WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.credit_event WHERE tenant_id = ANY (tenants);
     FOREACH part IN ARRAY '{key,member,tenant,endpoint,route,role,scope,plan_feature,answer,keyspace_prefix,
                             keyspace,usage_unknown,usage_unknown_sample}'::text[] LOOP
         EXECUTE format('DELETE FROM keysmith_private.%I WHERE keyspace = $1', part) USING within;

@@ -28,7 +28,7 @@ SELECT k.key_id,
                  pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
                  '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) END AS limits,
-       keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
+       keysmith_private.credits_at(c.balance, c.refill, c.every, c.anchor, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,
        e.expires_at,
        k.created_at,
@@ -42,6 +42,9 @@ SELECT k.key_id,
        k.rotated_to,
        k.metadata,
        k.display_id,
+       nullif(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+           'amount', c.refill, 'every', c.every, 'anchor', c.anchor, 'low', c.low, 'next',
+           keysmith_private.next_refill(c.every, c.anchor, pg_catalog.clock_timestamp()))), '{}') AS refill,
        k.tenant_id
 FROM keysmith_private.key k
 JOIN keysmith_private.tenant t USING (tenant_id)
@@ -52,7 +55,7 @@ LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.purse, k.origin, k.
 CREATE VIEW keysmith_private.key_listing AS
 SELECT key_id, tenant, keyspace, label, status, kind, environment, key_prefix, key_snippet, scopes, role,
        owner, allowlist, limits, credits, expires_at, created_at, created_by, last_used_at, revoked_at,
-       revoked_reason, rotated_to, metadata, display_id
+       revoked_reason, rotated_to, metadata, display_id, refill
 FROM keysmith_private.all_keys;
 COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
 SELECT keysmith_private.publish('keys', '{tenant_id}');
@@ -81,6 +84,7 @@ COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'The reason that revoke was gi
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The id of the key that replaced it';
 COMMENT ON COLUMN keysmith.keys.metadata IS 'The JSON object that the application stored with the key; every verdict has it';
 COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, if its keyspace has a template for one';
+COMMENT ON COLUMN keysmith.keys.refill IS 'How these credits are refilled, when next, and the threshold low; null if they are not';
 
 -- The result type of list_keys and alter_key, with the columns of the view. The row type of the
 -- view itself would do, but then the view could not be changed without these functions.
@@ -108,7 +112,8 @@ CREATE TYPE keysmith_private.listed_key AS (
     revoked_reason text,
     rotated_to     uuid,
     metadata       jsonb,
-    display_id     text
+    display_id     text,
+    refill         jsonb
 );
 CREATE DOMAIN keysmith.listed_key AS keysmith_private.listed_key;
 COMMENT ON DOMAIN keysmith.listed_key IS 'A key, as list_keys and alter_key return it: for variables';

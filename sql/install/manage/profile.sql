@@ -16,7 +16,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'created_at', k.created_at, 'expires_at', profile.expires_at,
         'key_metadata', k.metadata, 'tenant', t.name, 'tenant_id', t.tenant_id,
         'plan', t.plan, 'metadata', t.metadata, 'credits', keysmith_private.credits_at(
-            c.balance, c.refill, c.every, c.refilled_at, clock_timestamp()))
+            c.balance, c.refill, c.every, c.anchor, c.refilled_at, clock_timestamp()),
+        'refill', nullif(jsonb_strip_nulls(jsonb_build_object(
+            'amount', c.refill, 'every', c.every, 'anchor', c.anchor, 'low', c.low, 'next',
+            keysmith_private.next_refill(c.every, c.anchor, clock_timestamp()))), '{}'))
     FROM keysmith_private.key k
     JOIN keysmith_private.tenant t ON t.tenant_id = k.tenant_id
     -- The credits that it spends: those of the key that made it, or its own, or else its tenant's.
@@ -39,7 +42,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'owner', profile_of_person.member, 'role', profile_of_person.role,
         'scopes', profile_of_person.scopes, 'tenant', t.name, 'tenant_id', t.tenant_id,
         'plan', t.plan, 'metadata', t.metadata, 'credits', keysmith_private.credits_at(
-            c.balance, c.refill, c.every, c.refilled_at, clock_timestamp()))
+            c.balance, c.refill, c.every, c.anchor, c.refilled_at, clock_timestamp()),
+        'refill', nullif(jsonb_strip_nulls(jsonb_build_object(
+            'amount', c.refill, 'every', c.every, 'anchor', c.anchor, 'low', c.low, 'next',
+            keysmith_private.next_refill(c.every, c.anchor, clock_timestamp()))), '{}'))
     FROM keysmith_private.tenant t
     LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
     WHERE t.tenant_id = profile_of_person.tenant_id

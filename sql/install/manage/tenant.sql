@@ -82,7 +82,7 @@ SELECT t.name AS tenant,
         WHERE k.tenant_id = t.tenant_id
           AND k.environment = coalesce(i.environment, k.environment)) AS keys,
        (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
-       keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
+       keysmith_private.credits_at(c.balance, c.refill, c.every, c.anchor, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
@@ -102,7 +102,10 @@ SELECT t.name AS tenant,
        t.tenant_id,
        t.max_lifetime,
        t.allowlist,
-       t.scopes
+       t.scopes,
+       nullif(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+           'amount', c.refill, 'every', c.every, 'anchor', c.anchor, 'low', c.low, 'next',
+           keysmith_private.next_refill(c.every, c.anchor, pg_catalog.clock_timestamp()))), '{}') AS refill
 FROM keysmith_private.tenant t
 JOIN keysmith_private.keyspace s ON s.keyspace = t.keyspace
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
@@ -128,6 +131,7 @@ COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 COMMENT ON COLUMN keysmith.tenants.max_lifetime IS 'How long its keys live from their creation on, at most; null if only the keyspace says so';
 COMMENT ON COLUMN keysmith.tenants.allowlist IS 'The networks that its keys may be used from; null for all';
 COMMENT ON COLUMN keysmith.tenants.scopes IS 'The scopes that none of its keys goes beyond; null for all';
+COMMENT ON COLUMN keysmith.tenants.refill IS 'How its credits are refilled, when next, and the threshold low; null if they are not';
 
 CREATE VIEW keysmith_private.all_members AS
 SELECT t.name AS tenant, m.keyspace, m.member, m.role, m.tenant_id

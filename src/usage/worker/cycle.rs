@@ -5,6 +5,7 @@ use crate::usage::session::worker_slot::{self, ABSENT, STARTING};
 use crate::usage::settings;
 use crate::usage::standby::sender::subscribes;
 use crate::usage::transaction::extension_exists;
+use crate::usage::worker::credit_events::CreditEvents;
 use crate::usage::worker::flush::{Flusher, Step};
 use crate::usage::worker::idle::IdleKeys;
 use crate::usage::worker::key_ends::KeyEnds;
@@ -42,6 +43,7 @@ pub struct Worker {
     has_stored: bool,
     idle_keys: IdleKeys,
     key_ends: KeyEnds,
+    credit_events: CreditEvents,
     busy_at: i64,
 }
 
@@ -64,6 +66,7 @@ impl Worker {
             has_stored: false,
             idle_keys: IdleKeys::new(),
             key_ends: KeyEnds::new(),
+            credit_events: CreditEvents::default(),
             busy_at: start,
         }
     }
@@ -94,6 +97,7 @@ impl Worker {
                     self.maintain();
                 }
                 self.note_key_ends();
+                self.note_credit_events();
             }
             if monotonic() - self.busy_at >= self.patience() && self.leave() {
                 return End::Leaves;
@@ -184,6 +188,20 @@ impl Worker {
             Err(failure) => {
                 self.flusher.remember(&failure.message);
                 pgrx::warning!("keysmith: ends of keys are not noted: {}", failure.message);
+            }
+        }
+    }
+
+    fn note_credit_events(&mut self) {
+        if !self.credit_events.is_due() {
+            return;
+        }
+        match self.credit_events.look() {
+            Ok(true) => self.busy_at = monotonic(),
+            Ok(false) => {}
+            Err(failure) => {
+                self.flusher.remember(&failure.message);
+                pgrx::warning!("keysmith: events of credits are not noted: {}", failure.message);
             }
         }
     }

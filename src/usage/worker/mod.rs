@@ -1,6 +1,7 @@
 //! The background worker of a database, which stores records.
 
 pub mod backoff;
+pub mod credit_events;
 pub mod cycle;
 pub mod flush;
 pub mod idle;

@@ -1,0 +1,125 @@
+//! `settle`: charges what a request really cost, once that is known.
+//!
+//! The row of the request's charge decides who comes first. It is locked before the credits are, and both
+//! are read as they are now, at any isolation level.
+
+use crate::catalog::tables::Table;
+use crate::catalog::{Catalog, access, columns};
+use crate::decide::credits::{self, Change, Purse, can_write};
+use crate::settings;
+use pg::call::{Call, must_not_be_null, sql_functions};
+use pg::clock::{self, DAY};
+use pg::error::{Code, Error, Result};
+use pg::row_lock::{Deadline, LockHolder};
+use pg::scan::{Relation, Row, ScanKey, Snapshot};
+use pg::spi::{Param, saved};
+use pg::transaction;
+use pgrx::pg_sys::Datum;
+
+sql_functions! {
+    keysmith_settle => settle;
+}
+
+fn settle(call: &Call) -> Result<Option<Datum>> {
+    let request_id = call.uuid(0, "request_id")?;
+    let cost = call.bigint(1).ok_or_else(|| must_not_be_null("spend"))?;
+    if cost < 0 {
+        return Err(Error::argument("spend", "must not be negative"));
+    }
+    let catalog = super::decision::opened()?;
+    if !can_write() {
+        return Err(Error::new(
+            Code::Conflict,
+            "a request can't be settled where nothing can be written",
+        )
+        .hint("Call settle on the primary, in a transaction that is not READ ONLY."));
+    }
+    let deadline = Deadline::after(settings::spend_timeout());
+    let by_id = ScanKey::uuid(columns::charge::request_id, &request_id);
+    let charge = locked(catalog.tables.charge, by_id, deadline, |row| Charge::read(&catalog, row))?;
+    let Some(charge) = charge else { return Ok(Some(Datum::from(false))) };
+    catalog.as_owner(|| {
+        credits::change(
+            saved!(
+                "UPDATE keysmith_private.charge
+                 SET settled = $2, settled_at = pg_catalog.clock_timestamp() WHERE request_id = $1"
+            ),
+            &[Param::uuid(&request_id), Param::bigint(Some(cost))],
+        )
+    })?;
+    // It gives back no more than was spent, as nothing costs less than 0.
+    let amount = charge.spend.saturating_sub(cost);
+    if amount != 0 {
+        let by_id = ScanKey::uuid(columns::credit::credit_id, &charge.credit_id);
+        let change = locked(catalog.tables.credit_by_id, by_id, deadline, |row| {
+            Purse::read(row).map(|purse| purse.changed_by(amount))
+        })?;
+        // Credits that were taken away meanwhile owe nothing.
+        change.map_or(Ok(()), |change: Change| catalog.as_owner(|| change.store()))?;
+    }
+    Ok(Some(Datum::from(true)))
+}
+
+/// A charge that can be settled.
+struct Charge {
+    credit_id: [u8; 16],
+    spend: i64,
+}
+
+impl Charge {
+    /// `None` if the request was settled already, is too old, or is one that the caller's role may not
+    /// decide about.
+    fn read(catalog: &Catalog, row: &Row) -> Option<Charge> {
+        use columns::charge as column;
+        let is_settled = row.timestamp(column::settled_at).is_some();
+        let is_old = row.timestamp(column::at)? < clock::now().saturating_sub(DAY);
+        let keyspace = row.bytes(column::keyspace)?;
+        if is_settled || is_old || access::must_decide(catalog, keyspace).is_err() {
+            return None;
+        }
+        Some(Charge { credit_id: row.uuid(column::credit_id)?, spend: row.bigint(column::spend)? })
+    }
+}
+
+/// The next step, after a row was read.
+enum Turn<T> {
+    Ours(T),
+    Others(LockHolder),
+    Again,
+}
+
+/// Locks a row as it is now, and reads it. `None` if there is no such row, or `read` wants none.
+fn locked<T>(
+    table: Table,
+    key: ScanKey,
+    deadline: Deadline,
+    read: impl Fn(&Row) -> Option<T>,
+) -> Result<Option<T>> {
+    let look = |relation: &Relation| {
+        let snapshot = Snapshot::now();
+        let mut scan = relation.scan(&snapshot, [key.clone()]);
+        let row = scan.next()?;
+        let found = read(&row)?;
+        Some(match row.holder() {
+            Some(holder) => Turn::Others(holder),
+            None if row.lock(relation) => Turn::Ours(found),
+            None => Turn::Again,
+        })
+    };
+    loop {
+        pgrx::check_for_interrupts!();
+        match look(&table.open()) {
+            None => return Ok(None),
+            Some(Turn::Ours(found)) => return Ok(Some(found)),
+            // The row may have been changed by the command that called this function.
+            Some(Turn::Again) => transaction::increment_command_counter(),
+            Some(Turn::Others(holder)) if deadline.wait_for(&holder) => {}
+            Some(Turn::Others(_)) => {
+                let message =
+                    "another transaction is settling the request, or spending the same credits";
+                return Err(Error::new(Code::LockNotAvailable, message)
+                    .hint("Try again: keysmith.spend_timeout is how long settle waits."));
+            }
+        }
+    }
+}
