@@ -89,7 +89,8 @@ CREATE TABLE keysmith_private.keyspace (
                             AND pg_catalog.array_position(allowlist, NULL) IS NULL),
     key_limits       text COLLATE "C" CHECK (length(key_limits) BETWEEN 1 AND 4000),
     key_credits      bigint CHECK (key_credits >= 0),
-    issuer           text COLLATE "C" CHECK (length(issuer) BETWEEN 1 AND 255)
+    issuer           text COLLATE "C" CHECK (length(issuer) BETWEEN 1 AND 255),
+    expiring_notice  interval NOT NULL DEFAULT '7 days' CHECK (expiring_notice BETWEEN '0' AND '876000 hours')
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -114,6 +115,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.max_idle_since IS 'The time when max
 COMMENT ON COLUMN keysmith_private.keyspace.allowlist IS 'The networks that keys may be used from, whatever else their own allowlists name; null for all';
 COMMENT ON COLUMN keysmith_private.keyspace.key_limits IS 'The rate limits of a new key that is given none, one per line: number, unit and per, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.key_credits IS 'The credits of a new key that is given none; null for none';
+COMMENT ON COLUMN keysmith_private.keyspace.expiring_notice IS 'How long before the end of a key its event key.expiring is; 0 for no such event';
 COMMENT ON COLUMN keysmith_private.keyspace.issuer IS 'Who issues its tokens; null for the keyspace itself';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
@@ -310,6 +312,15 @@ COMMENT ON COLUMN keysmith_private.key.enabled_at IS 'The time of the last call 
 COMMENT ON COLUMN keysmith_private.key.disabled_reason IS 'idle if the key was disabled because it was not used; null if somebody disabled it';
 COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
+-- An end that was moved and moved back is the same end.
+CREATE TABLE keysmith_private.key_notice (
+    key_id  uuid NOT NULL REFERENCES keysmith_private.key ON DELETE CASCADE,
+    ends_at timestamptz NOT NULL,
+    event   text COLLATE "C" NOT NULL CHECK (event IN ('key.expiring', 'key.expired')),
+    PRIMARY KEY (key_id, ends_at, event)
+);
+COMMENT ON TABLE keysmith_private.key_notice IS 'The events about the ends of keys that are in the audit already';
+
 CREATE TABLE keysmith_private.access (
     role       regrole NOT NULL,
     level      text COLLATE "C" NOT NULL CHECK (level IN ('verifier', 'host', 'issuer', 'auditor', 'admin')),
@@ -423,7 +434,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,credit,charge,audit_entry,audit_content}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,credit,charge,audit_entry,audit_content}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
@@ -786,6 +797,53 @@ COMMENT ON COLUMN keysmith.audit.hash IS 'The seal: a hash over the entry and th
 -- src/install.rs:17
 -- requires:
 --   audit
+
+-- Events: the entries of the audit that tell what happened, in their order.
+
+-- A chain is locked from the number of an entry to its commit. So an entry becomes visible after all
+-- entries before it, here and on standbys.
+CREATE VIEW keysmith_private.all_events AS
+SELECT a.keyspace, a.entry AS position, a.at, a.action AS event, c.key_id, c.tenant,
+       CASE WHEN c.digest IS NOT NULL THEN
+           pg_catalog.jsonb_build_object('before', c.before, 'after', c.after,
+                                         'acting_key', c.acting_key, 'acting_member', c.acting_member)
+       END AS detail,
+       c.tenant_id,
+       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = c.key_id) AS environment
+FROM keysmith_private.audit_entry a
+LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content
+WHERE a.keyspace <> '*'
+  AND a.action <> ALL ('{create_keyspace,create_tenant,grant_access,revoke_access}');
+SELECT keysmith_private.publish('events', '{tenant_id,environment}');
+COMMENT ON VIEW keysmith.events IS 'What happened to keys, tenants and keyspaces, as the audit has it';
+COMMENT ON COLUMN keysmith.events.keyspace IS 'The keyspace of the event';
+COMMENT ON COLUMN keysmith.events.position IS 'The number of its entry in the audit of the keyspace; later events have higher ones';
+COMMENT ON COLUMN keysmith.events.at IS 'The time of the event';
+COMMENT ON COLUMN keysmith.events.event IS 'The name of the event, such as revoke or key.expired';
+COMMENT ON COLUMN keysmith.events.key_id IS 'The id of the key that the event is about';
+COMMENT ON COLUMN keysmith.events.tenant IS 'The tenant that the event is about, by the name that it had';
+COMMENT ON COLUMN keysmith.events.detail IS 'The state before and after, and the key or member that acted, without secrets; null if it was erased';
+
+CREATE FUNCTION keysmith.events_after(
+    keyspace text DEFAULT 'default',
+    after bigint DEFAULT 0,
+    most integer DEFAULT 100,
+    OUT "position" bigint,
+    OUT at timestamptz,
+    OUT event text,
+    OUT key_id uuid,
+    OUT tenant text,
+    OUT detail jsonb
+) RETURNS SETOF record
+LANGUAGE c STABLE ROWS 100 AS 'MODULE_PATHNAME', 'keysmith_events_after';
+COMMENT ON FUNCTION keysmith.events_after(text, bigint, integer) IS
+'The events of a keyspace after a position, the oldest first; a consumer that remembers the last position misses none';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_events
 
 -- Usage: a row for each request of a known key, and counts and samples of the others. The
 -- library writes these; see src/usage/store/.
@@ -1645,7 +1703,7 @@ DECLARE
 BEGIN
     -- If a task fails, the others are done all the same. Dropping comes last: it locks usage_event
     -- until the commit.
-    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,charges,retention}'::text[] LOOP
+    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,key ends,credit events,charges,retention}'::text[] LOOP
         BEGIN
             CASE task
                 WHEN 'partitions' THEN
@@ -1660,6 +1718,10 @@ BEGIN
                     outcome := forgotten || ' counts dropped';
                 WHEN 'idle keys' THEN
                     outcome := keysmith_private.disable_all_idle_keys();
+                WHEN 'key ends' THEN
+                    outcome := keysmith_private.note_all_key_ends();
+                WHEN 'credit events' THEN
+                    outcome := keysmith_private.note_credit_events() || ' noted';
                 WHEN 'charges' THEN
                     -- Ids begin with the time, in milliseconds.
                     DELETE FROM keysmith_private.charge WHERE request_id < (lpad(to_hex(
@@ -2385,10 +2447,11 @@ CREATE FUNCTION keysmith.create_keyspace(
     allowlist cidr[] DEFAULT NULL,
     key_limits jsonb DEFAULT NULL,
     key_credits bigint DEFAULT NULL,
-    issuer text DEFAULT NULL
+    issuer text DEFAULT NULL,
+    expiring_notice interval DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, interval, cidr[], jsonb, bigint, text) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, interval, cidr[], jsonb, bigint, text, interval) IS
 'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -3129,6 +3192,71 @@ COMMENT ON FUNCTION keysmith_private.disable_all_idle_keys() IS
 -- src/install.rs:17
 -- requires:
 --   manage_idle
+
+-- Events about the ends of keys, which no act makes.
+
+CREATE VIEW keysmith_private.due_key_notice AS
+SELECT k.key_id, k.keyspace, e.ends_at, e.event
+FROM keysmith_private.key k
+JOIN keysmith_private.tenant t USING (tenant_id)
+JOIN keysmith_private.keyspace s ON s.keyspace = k.keyspace
+CROSS JOIN LATERAL (
+    SELECT b.ends_at, CASE WHEN b.ends_at <= pg_catalog.clock_timestamp() THEN 'key.expired' ELSE 'key.expiring' END AS event
+    FROM (SELECT least(k.expires_at, k.created_at + t.max_lifetime, k.created_at + s.max_lifetime) AS ends_at
+          OFFSET 0) AS b
+) AS e
+WHERE k.revoked_at IS NULL
+  AND (e.event = 'key.expired' OR s.expiring_notice > '0' AND e.ends_at - s.expiring_notice <= pg_catalog.clock_timestamp())
+  AND NOT EXISTS (SELECT FROM keysmith_private.key_notice n
+                  WHERE n.key_id = k.key_id AND n.ends_at = e.ends_at AND n.event = e.event);
+COMMENT ON VIEW keysmith_private.due_key_notice IS
+'Keys that have ended or will end soon, as a verdict has it, and whose event is not in the audit yet';
+
+CREATE FUNCTION keysmith_private.note_key_ends(
+    after uuid, OUT next_after uuid, OUT noted bigint, OUT is_expected boolean
+) RETURNS SETOF record
+LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_note_key_ends';
+COMMENT ON FUNCTION keysmith_private.note_key_ends(uuid) IS
+'Adds the events about the ends of a portion of the keys to the audit, and says whether more are to come';
+
+CREATE FUNCTION keysmith_private.note_all_key_ends() RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    portion record;
+    next    uuid := '00000000-0000-0000-0000-000000000000';
+    noted   bigint := 0;
+BEGIN
+    -- The first portion that has some: its keys stay locked until the caller commits. The others wait
+    -- for the next call, or for the worker, which commits after each.
+    WHILE next IS NOT NULL AND noted = 0 LOOP
+        SELECT * INTO portion FROM keysmith_private.note_key_ends(next);
+        EXIT WHEN NOT FOUND;
+        next := portion.next_after;
+        noted := portion.noted;
+    END LOOP;
+    RETURN noted || ' noted';
+END $$;
+COMMENT ON FUNCTION keysmith_private.note_all_key_ends() IS
+'Adds events about the ends of at most one portion of keys to the audit, for maintain(), and says how many';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_key_ends
+
+-- Events of credits, which spends leave in a table.
+
+CREATE FUNCTION keysmith_private.note_credit_events() RETURNS bigint
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_note_credit_events';
+COMMENT ON FUNCTION keysmith_private.note_credit_events() IS
+'Moves a portion of the events of credits to the audit, and says how many';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_credit_events
 
 -- Making, changing and revoking keys.
 
@@ -5558,6 +5686,7 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
     ('Operation', 'help',               $e$SELECT keysmith.help('mint');$e$),
     ('Operation', 'status',             'SELECT * FROM keysmith.status();'),
     ('Operation', 'maintain',           'SELECT * FROM keysmith.maintain();'),
+    ('Audit', 'events_after',           'SELECT * FROM keysmith.events_after(''default'', after => 0, most => 10);'),
     ('Operation', 'event_channel',      E'SELECT keysmith.event_channel() AS channel \\gset\nLISTEN :"channel";'),
     ('Operation', 'scanner_patterns',   'SELECT regex FROM keysmith.scanner_patterns();'),
     ('Operation', 'wait_for_replay',    'SELECT keysmith.wait_for_replay();'),
@@ -5730,6 +5859,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'key_limits',   'rate limits of a new key that is given none, as for mint'),
     ('create_keyspace', 'key_credits',  'the credits of a new key that is given none; null for none'),
     ('create_keyspace', 'issuer',        'who issues the tokens; null for the keyspace''s name'),
+    ('create_keyspace', 'expiring_notice', 'how long before a key ends its event key.expiring is; 0 for no such event; null for 7 days'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
     ('drop_keyspace', 'cascade',        'whether to drop it although keys are neither revoked nor expired'),
@@ -5789,6 +5919,9 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('usage_chart', 'bars',             'how many bars; at most 1000'),
     ('usage_chart', 'width',            'the columns of the terminal, from 50 to 500'),
     ('usage_chart', 'until',            'a time in the last bar; null for now'),
+    ('events_after', 'keyspace',        'the name of the keyspace'),
+    ('events_after', 'after',           'the position of the last event that was read; 0 for the beginning'),
+    ('events_after', 'most',            'how many events to return at most, from 1 to 1000'),
     ('audit_verify', 'heads',           'earlier results of audit_heads, as an array; null for none'),
     ('revocations_since', 'since',      'a time before the one that was restored'),
     ('replay_revocations', 'revocations', 'rows of revocations_since, as an array'),
@@ -6641,7 +6774,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:78
+-- src/install.rs:81
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

@@ -25,6 +25,7 @@ install! {
     "decide" "../sql/install/decide.sql";
     "manage_own_rows" "../sql/install/manage/own_rows.sql";
     "audit" "../sql/install/audit.sql";
+    "manage_events" "../sql/install/manage/events.sql";
     "usage_store" "../sql/install/usage/store.sql";
     "usage_restart" "../sql/install/usage/restart.sql";
     "usage_totals" "../sql/install/usage/totals.sql";
@@ -47,6 +48,8 @@ install! {
     "manage_act_as" "../sql/install/manage/act_as.sql";
     "manage_listing" "../sql/install/manage/listing.sql";
     "manage_idle" "../sql/install/manage/idle.sql";
+    "manage_key_ends" "../sql/install/manage/key_ends.sql";
+    "manage_credit_events" "../sql/install/manage/credit_events.sql";
     "manage_key" "../sql/install/manage/key.sql";
     "manage_credits" "../sql/install/manage/credits.sql";
     "manage_replay" "../sql/install/manage/replay.sql";

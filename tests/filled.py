@@ -37,6 +37,7 @@ def fill(db):
         "rotated": db.mint(metadata=Jsonb({"é": ["ü"]})),
         "suspended": db.mint("closed"),
         "walled": db.mint("walled"),
+        "ending": db.mint(expires_at=db.value("SELECT now() + interval '6 days'")),
     }
     for giver in ("limited", "rich"):
         with db.session.transaction():
@@ -66,6 +67,7 @@ def fill(db):
         db.verify("ks_live_unknown")
         db.call("flush_usage")
     spent = db.verify(keys["rich"].api_key, spend=4).request_id
+    db.call("maintain")
     db.call("flush_usage")
     return {"keys": {name: key.api_key for name, key in keys.items()}, "elsewhere": elsewhere.api_key, "spent": str(spent)}
 
@@ -89,7 +91,7 @@ def _request(db, api_key):
 REASONS = {"of a member": "ok", "of a role": "ok", "limited": "ok", "rich": "ok",
            "of a rich tenant": "ok", "fenced": "ip_not_allowed", "revoked": "revoked",
            "disabled": "disabled", "idle": "idle", "rotated": "ok", "suspended": "tenant_suspended", "walled": "ip_not_allowed",
-           "successor": "ok",
+           "successor": "ok", "ending": "ok",
            "of the limited": "ok", "of the rich": "ok"}
 
 
@@ -115,6 +117,9 @@ def check(db, kept):
     assert db.reason(keys["of the rich"], spend=1) == "credits_exhausted"
     assert db.verify(keys["of a rich tenant"], spend=2).credits_remaining == 5
 
+    # It was told before.
+    db.call("maintain")
+    assert [row.event for row in db.call("events_after") if row.event.startswith("key.")] == ["key.expiring"]
     assert all(chain.ok for chain in db.call("audit_verify"))
     before = db.value("SELECT sum(requests) FROM keysmith.usage_daily")
     key_id = db.verify(keys["of a role"]).key_id

@@ -30,6 +30,7 @@ def lively(db, keyspace):
     db.one("authenticate", Jsonb({"Authorization": f"Bearer {key.api_key}"}), "GET", "/things", None, keyspace=keyspace)
     db.verify("nothing", keyspace=keyspace)
     db.rows("INSERT INTO keysmith_private.usage_mark VALUES (%s, now(), 1000, now(), 0, 0)", tenant)
+    db.rows("INSERT INTO keysmith_private.key_notice VALUES (%s, '2999-01-01', 'key.expiring')", key.key_id)
     db.rows("INSERT INTO keysmith_private.usage_set_aside VALUES (now(), 1, 1, now(), %s, %s, 'x')",
             key.key_id, key.key_id)
     db.call("flush_usage")
@@ -89,7 +90,7 @@ def test_all_that_belongs_to_it_goes(db, docs, role):
     filled = {name for name, rows in before.items() if "studio" in rows or any(mark in rows for mark in marks)}
     assert filled >= {
         "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope", "role", "route", "endpoint", "tenant", "member",
-        "key", "access", "credit", "touch", "usage_event", "usage_delta", "usage_unit", "usage_unit_delta", "usage_hour", "usage_day", "usage_endpoint_hour",
+        "key", "access", "credit", "key_notice", "touch", "usage_event", "usage_delta", "usage_unit", "usage_unit_delta", "usage_hour", "usage_day", "usage_endpoint_hour",
         "usage_endpoint_day", "usage_last", "usage_mark", "usage_unknown", "usage_unknown_sample", "usage_set_aside"}
     db.call("drop_keyspace", "studio", cascade=True)
     after = tables(db)

@@ -122,7 +122,7 @@ def test_the_worker_disables_keys_that_are_not_used(watched, eager):
     assert watched.value("SELECT count(*) FROM keysmith.stale_keys WHERE key_id = %s", unused.key_id) == 0
 
     entry = watched.row("SELECT action, tenant, role, acting_key, after ->> 'disabled_reason' AS reason,"
-                   " after ->> 'label' AS label FROM keysmith.audit WHERE key_id = %s AND action <> 'mint'", unused.key_id)
+                   " after ->> 'label' AS label FROM keysmith.audit WHERE key_id = %s AND action = 'disable'", unused.key_id)
     assert entry == ("disable", "acme", "postgres", None, "idle", "unused")
     assert all(chain.ok for chain in watched.call("audit_verify"))
     events = [notice.payload for notice in listener.notifies(timeout=60, stop_after=1)]
@@ -378,7 +378,7 @@ def test_a_use_that_comes_to_light_later_brings_the_key_back(db):
     assert look(db) == {unused.key_id, refused.key_id}
     assert [db.reason(key.api_key) for key in (used, unused, refused)] == ["ok", "idle", "idle"]
     assert db.rows("SELECT action FROM keysmith.audit WHERE key_id = %s ORDER BY entry", used.key_id) == [
-        ("mint",), ("disable",), ("enable",)]
+        ("mint",), ("disable",), ("key.idle",), ("enable",)]
     assert db.value("SELECT enabled_at FROM keysmith_private.key WHERE key_id = %s", used.key_id) is None
 
 

@@ -113,6 +113,7 @@ PLAIN_OPTIONS = {
     "default_lifetime": LIFETIMES,
     "max_lifetime": LIFETIMES,
     "max_idle": LIFETIMES,
+    "expiring_notice": LIFETIMES,
     "require_label": [("yes", "", "must be a boolean or null")],
     "unique_labels": [(0, "", "must be a boolean or null")],
     "allowlist": NETWORKS,
@@ -293,7 +294,7 @@ def test_a_null_sets_the_default(db):
         "plan_features": {"grace": ["pro"], "limits": None}, "limits": [LIMIT], "charges": [], "usage_log": "nothing",
         "usage_details": False, "error_body": '{"error": "{code}"}', "default_lifetime": "1 day", "max_lifetime": "2 days",
         "require_label": True, "unique_labels": True, "allowlist": ["10.0.0.0/8"], "key_limits": [LIMIT], "key_credits": 5,
-        "issuer": "https://api.example.com",
+        "issuer": "https://api.example.com", "expiring_notice": "3 days",
     }
     # All options, but the prefixes, which a keyspace must have, and max_idle, which needs another usage_log.
     assert chosen.keys() | {"prefixes", "max_idle"} == OPTIONS.keys() | PLAIN_OPTIONS.keys()

@@ -25,6 +25,7 @@ CALLS = {
     "alter_keyspace": {"name": "default", "changes": Jsonb({})},
     "alter_tenant": {"tenant": "acme", "changes": Jsonb({})},
     "audit_verify": NOTHING,
+    "events_after": {"keyspace": "default", "after": 0, "most": 10},
     "authenticate": {"headers": "HEADERS", "method": "GET", "path": "/open"},
     "authenticate_json": {"headers": "HEADERS", "method": "GET", "path": "/open"},
     "add_scopes": {"key_id": "KEY_ID", "scopes": ["a"]},

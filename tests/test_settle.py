@@ -10,6 +10,7 @@ from cluster import running
 from conftest import session
 from test_concurrency import waits
 from test_credits import balance
+from test_events_after import of_credits
 
 NIL = "00000000-0000-0000-0000-000000000000"
 
@@ -25,7 +26,7 @@ def spent(db, key, spend):
 
 
 def events(db):
-    return db.rows("SELECT event, balance FROM keysmith_private.credit_event ORDER BY id")
+    return of_credits(db)
 
 
 def test_the_first_settlement_counts_and_is_what_the_request_cost_in_all(db, connect, database):

@@ -13,7 +13,7 @@ FEATURES = """{"allowlist": ["pro"], "grace": ["pro", "free"], "publishable": []
 GOOD = {
     "amount": ["1", "100", "0", "-1"], "at_max": ["'error'", "'replace'"], "bars": ["1", "24", "1000"], "charges": ["'{live}'", "'{}'", "'{live,test}'"],
     "codes": [f"'{CODES}'", "'{}'"], "credits": ["5", "0", "1000000"], "description": ["'what it is'"], "display": [f"'{DISPLAY}'", "'{}'"],
-    "empty_scopes": ["'all'", "'defaults'", "'none'"], "endpoint": ["'/v1/{id}'"], "expires_at": ["'2999-01-01'", "clock_timestamp() + '10 ms'", "NULL"],
+    "empty_scopes": ["'all'", "'defaults'", "'none'"], "endpoint": ["'/v1/{id}'"], "expiring_notice": ["NULL", "'0'", "'1 day'"], "after": ["0", "1", "9223372036854775807"], "most": ["1", "100", "1000"], "expires_at": ["'2999-01-01'", "clock_timestamp() + '10 ms'", "NULL"],
     "grace": ["'0'", "'10 ms'", "'1 day'"], "implies": ["'{c}'", "'{}'", "'{a:c,c}'"], "include_revoked": ["true", "false"],
     "key_prefix": ["'k_'", "NULL"], "key_snippet": ["'k_...x'", "NULL"], "label": ["'label'", "NULL"],
     "label_length": ["10", "1000"], "limits": LIMITS, "key_limits": LIMITS, "key_credits": ["5", "0", "NULL"], "managed_by": ["'any_secret'", "'nobody'", "'a:b'"], "max_active_keys": ["10", "1000000", "NULL"],
@@ -32,7 +32,7 @@ GOOD = {
                              """'{"credits": {"balance": 5}}'""", """'{"credits": {"low": 3}}'""", """'{"allowlist": ["10.0.0.0/8"]}'""", """'{"allowlist": null, "scopes": ["a:b"]}'""",
                              """'{"scopes": null}'"""],
     "alter_keyspace.changes": ["""'{"label_length": 50}'""", f"""'{{"codes": {CODES}}}'""", f"""'{{"display": {DISPLAY}}}'""", """'{"usage_log": "refusals"}'""", """'{"max_idle": "1 hour"}'""",
-                               """'{"max_active_keys": 50, "at_max": "replace"}'""", f"""'{{"plan_features": {FEATURES}}}'""", """'{"schemes": ["bearer"]}'""", """'{"issuer": "https://api.example.com"}'"""],
+                               """'{"max_active_keys": 50, "at_max": "replace"}'""", f"""'{{"plan_features": {FEATURES}}}'""", """'{"schemes": ["bearer"]}'""", """'{"issuer": "https://api.example.com"}'""", """'{"expiring_notice": "1 hour"}'"""],
     "method": ["'GET'", "'POST'", "'DELETE'", "'PATCH'", "'HEAD'"], "operation": ["'mint'", "'list_keys'", "'show_key'", "'revoke'", "'alter_key'", "'whoami'", "'rotate'", "'derive_token'", "'jwks'"],
     "define_endpoint.pattern": ["'/v1/keys'", "'/v1/keys/{id}'", "'/v1/me'"], "define_endpoint.status": ["NULL", "200", "204"],
     "define_endpoint.request": ["NULL", """'{"label": "name"}'""", """'{"*": "ignore"}'"""], "remove_endpoint.pattern": ["'/v1/keys'", "'/v1/me'"],

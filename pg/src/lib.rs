@@ -28,6 +28,7 @@ pub mod major;
 pub mod memo;
 pub mod memory;
 pub mod notice;
+pub mod notify;
 pub mod output;
 pub mod planner;
 pub mod procedure;

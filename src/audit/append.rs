@@ -1,5 +1,6 @@
 //! The end of a chain: entries are appended there when a transaction commits.
 
+use super::event::Event;
 use crate::catalog::{Catalog, columns};
 use crate::pepper;
 use keysmith_core::chain::{Entry, START, Seal};
@@ -20,6 +21,7 @@ pub struct Note {
     pub action: String,
     /// The digest of the entry's content.
     pub content: [u8; 32],
+    pub event: Option<Event>,
 }
 
 /// The most entries that one statement writes.
@@ -64,13 +66,7 @@ fn extend(catalog: &Catalog, keyspace: &str, notes: &[&Note]) -> Result<()> {
     let (mut entry, mut previous, generation) = end_of(catalog, keyspace);
     let peppers = pepper::knowing(generation);
     let newest = peppers.newest();
-    if newest < generation {
-        return Err(Error::new(
-            Code::Pepper,
-            format!("the audit of keyspace {keyspace:?} is sealed with pepper {generation}"),
-        )
-        .hint("Preload the library, and keep that line in the file of keysmith.pepper_file."));
-    }
+    must_know(keyspace, newest, generation)?;
     for notes in notes.chunks(BATCH) {
         // Each batch has its own SPI session, which frees its memory.
         spi::session(|| {
@@ -94,6 +90,24 @@ fn extend(catalog: &Catalog, keyspace: &str, notes: &[&Note]) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+fn must_know(keyspace: &str, newest: i16, generation: i16) -> Result<()> {
+    if newest >= generation {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::Pepper,
+        format!("the audit of keyspace {keyspace:?} is sealed with pepper {generation}"),
+    )
+    .hint("Preload the library, and keep that line in the file of keysmith.pepper_file."))
+}
+
+/// Checks that a chain can be extended, for acts of the worker: a commit that fails would undo what it
+/// did in other keyspaces.
+pub fn must_be_extensible(catalog: &Catalog, keyspace: &str) -> Result<()> {
+    let (.., generation) = end_of(catalog, keyspace);
+    must_know(keyspace, pepper::knowing(generation).newest(), generation)
 }
 
 /// Inserts entries, given their numbers, notes and seals.

@@ -1,7 +1,7 @@
 //! The content of an act: who did what to which key. It is stored beside the chain, which covers its
 //! digest: see `keysmith_core::chain`.
 
-use super::event::{self, Event};
+use super::event::Event;
 use keysmith_core::chain::{SALT_LEN, content_digest};
 use pg::error::{Error, Result};
 use pg::spi::{self, Param, ResultRow, saved};
@@ -22,9 +22,9 @@ pub struct Content {
 }
 
 impl Content {
-    /// Writes it with a new salt, and returns its digest, by which it is found. Sends an event in the
-    /// same statement.
-    pub fn write(&self, event: Option<Event>) -> Result<[u8; 32]> {
+    /// Writes it with a new salt. Returns its digest, by which it is found, and the event of that
+    /// action in a keyspace, if one is asked for.
+    pub fn write(&self, event: Option<(&str, &str)>) -> Result<([u8; 32], Option<Event>)> {
         macro_rules! write {
             () => {
                 "INSERT INTO keysmith_private.audit_content (digest, salt, role, session_role,
@@ -35,7 +35,7 @@ impl Content {
         let mut salt = [0; SALT_LEN];
         getrandom::fill(&mut salt).map_err(Error::no_entropy)?;
         let digest = self.digest(&salt);
-        let fields = [
+        let mut fields = vec![
             Param::bytes(&digest),
             Param::bytes(&salt),
             Param::text_or_null(self.role.as_deref()),
@@ -49,19 +49,25 @@ impl Content {
             Param::text_or_null(self.acting_member.as_deref()),
             Param::uuid_or_null(self.tenant_id.as_ref()),
         ];
-        match event.filter(Event::has_channel) {
-            None => spi::execute(saved!(write!()), &fields).map(|_| ())?,
-            // $7 and $8 are the tenant and the key of the event too.
-            Some(event) => event.send(|event| {
-                let params: Vec<Param> = fields.into_iter().chain(event).collect();
-                spi::first(
-                    saved!(concat!("WITH content AS (", write!(), ") ", event::send!())),
-                    &params,
-                    |row| row.bigint(1),
-                )
-            })?,
-        }
-        Ok(digest)
+        let Some((action, keyspace)) = event else {
+            spi::execute(saved!(write!()), &fields)?;
+            return Ok((digest, None));
+        };
+        fields.extend([Param::text(action), Param::text(keyspace)]);
+        // The channel is read now: a keyspace that is dropped has none at the commit.
+        let event = spi::first(
+            saved!(concat!(
+                "WITH content AS (",
+                write!(),
+                ") SELECT k.event_channel, pg_catalog.json_build_object(
+                       'event', $13, 'key_id', $8, 'tenant', $7, 'keyspace', k.keyspace,
+                       'at', pg_catalog.clock_timestamp())::text
+                   FROM keysmith_private.keyspace k WHERE k.keyspace = $14"
+            )),
+            &fields,
+            |row| Some(Event { channel: row.text(1)?, payload: row.text(2)? }),
+        )?;
+        Ok((digest, event))
     }
 
     /// The digest of what a row has from a column on: salt, role, session_role, acting_key,

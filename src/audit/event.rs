@@ -3,14 +3,12 @@
 //! PostgreSQL keeps notifications of all databases in one queue, until each session that
 //! listens has read them. A session that listens and stays in a transaction lets the queue grow. A
 //! commit fails if the queue is full, and no revocation may fail for that reason. So while the queue
-//! is fuller than `keysmith.event_queue_limit`, events are left out and counted.
+//! is fuller than `keysmith.event_queue_limit`, events are left out and counted. The commit looks at the
+//! queue, after it has taken the lock with which others add to it.
 
 use crate::settings;
-use pg::error::Result;
 use pg::shmem::{Region, shareable};
-use pg::spi::Param;
-use pg::{clock, transaction};
-use std::cell::Cell;
+use pg::{clock, notify};
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 /// The chain of acts that concern no single keyspace.
@@ -37,64 +35,39 @@ pub fn unsent() -> (Option<i64>, Option<i64>) {
     (counted.map(|(count, _)| count), counted.and_then(|(_, last_at)| last_at))
 }
 
-thread_local! {
-    /// A transaction, and how many bytes of events wait for its commit.
-    static WAITING: Cell<(u32, i64)> = const { Cell::new((0, 0)) };
+/// A notification that waits for the commit.
+pub struct Event {
+    pub channel: String,
+    pub payload: String,
 }
 
-/// An event about an act.
-pub struct Event<'a> {
-    pub action: &'a str,
-    pub keyspace: &'a str,
+/// Whether acts of a keyspace have a channel. Those that concern no single one have none.
+pub fn has_channel(keyspace: &str) -> bool {
+    keyspace != EVERYWHERE
 }
 
-/// A query that sends an event, and returns how many bytes it sent, or no row if there was no
-/// room. $7 and $8 are the tenant and the key that it is about; the others are those of
-/// `Event::send`.
-///
-/// Events that wait for the commit take no room in the queue yet. They will take less than twice
-/// their bytes, with what PostgreSQL adds. Before 17 the size of the queue was fixed.
-macro_rules! send {
-    () => {
-        "SELECT pg_catalog.octet_length(e.payload)::bigint, pg_catalog.pg_notify(e.channel, e.payload)
-         FROM (SELECT k.event_channel AS channel, pg_catalog.json_build_object(
-                   'event', $13, 'key_id', $8, 'tenant', $7, 'keyspace', k.keyspace,
-                   'at', pg_catalog.clock_timestamp())::text AS payload
-               FROM keysmith_private.keyspace k WHERE k.keyspace = $14) e
-         WHERE 100 * (pg_catalog.pg_notification_queue_usage() + 2 * $15 / (8192::float8 * coalesce(
-             pg_catalog.current_setting('max_notify_queue_pages', true)::bigint, 1048576))) <= $16"
-    };
-}
-pub(super) use send;
-
-impl Event<'_> {
-    /// An act that concerns no single keyspace has no channel.
-    pub fn has_channel(&self) -> bool {
-        self.keyspace != EVERYWHERE
+/// Sends the events of a transaction that is about to commit. It raises no error: those that
+/// find no room are left out.
+pub fn send<'a>(events: impl Iterator<Item = &'a Event>) {
+    let mut events = events.peekable();
+    if events.peek().is_none() {
+        return;
     }
-
-    /// Sends the event; it is delivered if and when the transaction commits. `run` runs the query
-    /// with the parameters $13 to $16, which it is given.
-    pub fn send(&self, run: impl FnOnce([Param; 4]) -> Result<Option<i64>>) -> Result<()> {
-        let transaction = transaction::local_id();
-        let waiting = match WAITING.get() {
-            (of, bytes) if of == transaction => bytes,
-            _ => 0,
-        };
-        let sent = run([
-            Param::text(self.action),
-            Param::text(self.keyspace),
-            Param::bigint(Some(waiting)),
-            Param::integer(Some(settings::event_queue_limit())),
-        ])?;
-        match (sent, REGION.get()) {
-            (Some(bytes), _) => WAITING.set((transaction, waiting.saturating_add(bytes))),
-            (None, Some(unsent)) => {
-                unsent.count.fetch_add(1, Relaxed);
-                unsent.last_at.store(clock::now(), Relaxed);
-            }
-            (None, None) => {}
+    let is_kept = notify::keep_queue();
+    let (used, size) = notify::queue();
+    let most = f64::from(settings::event_queue_limit()) / 100.0;
+    let (mut bytes, mut left_out) = (0, 0);
+    for event in events {
+        // They take less than twice their bytes, with what PostgreSQL adds.
+        let has_room = is_kept && used + 2.0 * f64::from(bytes) / size <= most;
+        if has_room && notify::send(&event.channel, &event.payload) {
+            bytes += event.payload.len() as u32;
+        } else {
+            left_out += 1;
         }
-        Ok(())
+    }
+    if let Some(unsent) = REGION.get().filter(|_| left_out > 0) {
+        unsent.count.fetch_add(left_out, Relaxed);
+        unsent.last_at.store(clock::now(), Relaxed);
     }
 }

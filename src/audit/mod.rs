@@ -14,14 +14,13 @@ use crate::catalog::{Catalog, PRIVATE};
 use crate::settings;
 use append::Note;
 use content::Content;
-use event::Event;
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param, saved};
 use pg::transaction::{self, PerTransaction};
 use pg::{clock, lookup, output, text};
 use pgrx::pg_sys::{Oid, SubTransactionId};
 
-pub use append::number_of;
+pub use append::{must_be_extensible, number_of};
 pub use event::EVERYWHERE;
 
 /// The roles that act, and the key or person.
@@ -84,22 +83,20 @@ impl<'a> Act<'a> {
 
     /// Notes the outcome, and sends the event of that name.
     pub fn done(self, action: &str) -> Result<()> {
-        let event = Event { action, keyspace: self.keyspace };
-        self.note(action, Some(event), None)
+        self.note(action, true, None)
     }
 
     /// The same, with another state in the entry, as JSON.
     pub fn done_with(self, action: &str, after: &str) -> Result<()> {
-        let event = Event { action, keyspace: self.keyspace };
-        self.note(action, Some(event), Some(after))
+        self.note(action, true, Some(after))
     }
 
     /// Takes note of the outcome. It needs no event if no listener can have known the object.
     pub fn noted(self, action: &str) -> Result<()> {
-        self.note(action, None, None)
+        self.note(action, false, None)
     }
 
-    fn note(self, action: &str, event: Option<Event>, after: Option<&str>) -> Result<()> {
+    fn note(self, action: &str, sends: bool, after: Option<&str>) -> Result<()> {
         must_have_room()?;
         let State { text, tenant, tenant_id } = self.subject.state(self.keyspace)?;
         let after = after.map(String::from).or(text);
@@ -115,12 +112,15 @@ impl<'a> Act<'a> {
             before: self.before,
             after,
         };
+        let event = (sends && event::has_channel(self.keyspace)).then_some((action, self.keyspace));
+        let (content, event) = content.write(event)?;
         let note = Note {
             table: Catalog::open()?.tables.audit_entry.table,
             keyspace: self.keyspace.into(),
             at: clock::now(),
             action: action.into(),
-            content: content.write(event)?,
+            content,
+            event,
         };
         NOTES.with(|notes| notes.put(note));
         Ok(())
@@ -284,6 +284,7 @@ pub fn before_commit() -> Result<()> {
         notes.into_iter().map(|(_, note)| note).filter(|note| note.table == ours).collect();
     // Statements need an active snapshot, and the commit has already dropped it.
     transaction::with_snapshot(|| catalog.as_owner(|| append::append(&catalog, &notes)))?;
+    event::send(notes.iter().filter_map(|note| note.event.as_ref()));
     // After a failover, the worker disables its keys again. It must not wait for a standby that
     // is away: records would wait, too.
     let is_giving = |note: &Note| GIVING.contains(&note.action.as_str());

@@ -4,6 +4,7 @@ use crate::catalog::policy::Policy;
 use crate::catalog::tables::Table;
 use crate::catalog::{Catalog, columns};
 use crate::settings;
+use crate::usage::session::worker_slot;
 use crate::verdict::Account;
 use keysmith_core::refill::{Credits, Crossing, Every, Period};
 use pg::call::{Bytes, Call, sql_functions};
@@ -278,6 +279,9 @@ pub fn note_fall(credit_id: &[u8; 16], before: i64, after: i64) -> Result<()> {
 /// Writes events for the worker, which adds them to the audit. So a spend does not wait for a chain.
 fn note_events(credit_id: &[u8; 16], crossing: Crossing, balance: i64) -> Result<()> {
     let events = [(crossing.low, "credits.low"), (crossing.exhausted, "credits.exhausted")];
+    if crossing.low || crossing.exhausted {
+        worker_slot::want();
+    }
     for (_, event) in events.into_iter().filter(|(is_one, _)| *is_one) {
         change(
             saved!(

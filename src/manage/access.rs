@@ -8,8 +8,8 @@ use super::level_objects::objects;
 use super::tenant::Tenant;
 use super::{
     act_as, add_credits, alter, audit_proof, catalogue, doctor, drop_keyspace, endpoint, erase,
-    key_scopes, keyspace, lifecycle, listing, metrics, mint, purge, removal, revocations, scanner,
-    status, tenant, usage,
+    events, key_scopes, keyspace, lifecycle, listing, metrics, mint, purge, removal, revocations,
+    scanner, status, tenant, usage,
 };
 use crate::audit::{Act, EVERYWHERE, Subject};
 use crate::catalog::Catalog;
@@ -29,7 +29,7 @@ functions! {
 }
 
 /// The functions that check what they need. Each level that allows it has EXECUTE on them.
-const CHECKED: [Functions; 22] = [
+const CHECKED: [Functions; 23] = [
     FUNCTIONS,
     act_as::FUNCTIONS,
     add_credits::FUNCTIONS,
@@ -39,6 +39,7 @@ const CHECKED: [Functions; 22] = [
     doctor::FUNCTIONS,
     endpoint::FUNCTIONS,
     erase::FUNCTIONS,
+    events::FUNCTIONS,
     key_scopes::FUNCTIONS,
     keyspace::FUNCTIONS,
     lifecycle::FUNCTIONS,

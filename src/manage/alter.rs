@@ -17,6 +17,7 @@ use super::metadata;
 use super::patch::{self, Patch};
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
+use crate::usage::session::worker_slot;
 use pg::call::Call;
 use pg::error::{Error, Result};
 use pg::spi::Param;
@@ -128,6 +129,9 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         let Changes { scopes, role, owner, .. } = &changes;
         if !(scopes.is_absent() && role.is_absent() && owner.is_absent()) {
             key::tell_if_powerless(&policy, &key_id)?;
+        }
+        if changes.expires_at.value().is_some() {
+            worker_slot::want();
         }
         act.done("alter")?;
         listing::entry(&key_id)

@@ -3,7 +3,7 @@
 use super::key::{MAX_SCOPES, distinct};
 use keysmith_core::key::{display, format};
 use keysmith_core::policy::allowlist::{self, MAX_NETWORKS};
-use keysmith_core::policy::lifetime::{self, IDLE_RULE, LIFETIME_RULE};
+use keysmith_core::policy::lifetime::{self, IDLE_RULE, LIFETIME_RULE, NOTICE_RULE};
 use keysmith_core::policy::name::{IDENTIFIER_RULE, NAME_RULE, is_identifier, is_name};
 use keysmith_core::policy::scope::{SCOPE_RULE, is_grant};
 use pg::{input, output};
@@ -148,6 +148,22 @@ impl TryFrom<String> for IdleTime {
     fn try_from(text: String) -> Result<IdleTime, &'static str> {
         let length = Lifetime::try_from(text).ok();
         length.filter(|length| lifetime::may_be_idle_for(length.0)).map(IdleTime).ok_or(IDLE_RULE)
+    }
+}
+
+/// How long before the end of a key its notice is: a lifetime, or 0 for none.
+#[derive(Clone, Copy, Deserialize, Serialize)]
+#[serde(try_from = "String")]
+pub struct NoticePeriod(Lifetime);
+
+impl TryFrom<String> for NoticePeriod {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<NoticePeriod, &'static str> {
+        let is_none = input::interval(&text)
+            .is_some_and(|interval| (interval.month, interval.day, interval.time) == (0, 0, 0));
+        let length = if is_none { Some(Lifetime(0)) } else { Lifetime::try_from(text).ok() };
+        length.map(NoticePeriod).ok_or(NOTICE_RULE)
     }
 }
 

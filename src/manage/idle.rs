@@ -1,16 +1,17 @@
 //! Keys that are not used are disabled: the option `max_idle` of keyspaces.
 
-use crate::audit::{Act, Actor, Subject};
+use super::unasked;
+use crate::audit::{Act, Subject};
 use crate::catalog::Catalog;
 use crate::identity;
 use crate::usage::session::unstored::{Newest, Unstored, unstored};
 use crate::usage::session::worker_slot;
 use pg::call::{Call, sql_functions};
+use pg::clock;
 use pg::error::{Code, Error, Result};
 use pg::result_set::{Cell, ResultSet};
 use pg::spi::{self, Param, ResultRow};
-use pg::{clock, role, text};
-use pgrx::pg_sys::Datum;
+use pgrx::pg_sys::{self, Datum};
 
 sql_functions! {
     keysmith_disable_idle_keys => disable_idle_keys;
@@ -86,7 +87,7 @@ fn disable_idle_keys(call: &Call) -> Result<Option<Datum>> {
         _ if catalog.is_subscriber() => Some((None, 0)),
         Unstored::Unknown | Unstored::Waiting => None,
         Unstored::New(newest) => {
-            let done = catalog.as_owner(|| portion(&after, &newest))?;
+            let done = catalog.as_owner(|| portion(&catalog, &after, &newest))?;
             identity::doubt();
             Some(done)
         }
@@ -98,7 +99,13 @@ fn disable_idle_keys(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-fn portion(after: &[u8; 16], newest: &Newest) -> Result<(Option<[u8; 16]>, i64)> {
+fn portion(
+    catalog: &Catalog,
+    after: &[u8; 16],
+    newest: &Newest,
+) -> Result<(Option<[u8; 16]>, i64)> {
+    let keyspaces = unasked::keyspaces(catalog)?;
+    let keyspaces: Vec<Param> = keyspaces.iter().map(|keyspace| Param::text(keyspace)).collect();
     let end = spi::first(
         "SELECT key_id FROM keysmith_private.key WHERE key_id > $1 ORDER BY key_id OFFSET $2 LIMIT 1",
         &[Param::uuid(after), Param::bigint(Some(PORTION - 1))],
@@ -108,12 +115,14 @@ fn portion(after: &[u8; 16], newest: &Newest) -> Result<(Option<[u8; 16]>, i64)>
         "SELECT key_id FROM keysmith_private.idle_key
          WHERE key_id > $1 AND key_id <= coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
            AND (NOT is_enabled OR $3 IS NULL OR $3 <= pg_catalog.now() - max_idle)
+           AND keyspace = ANY ($5)
          ORDER BY key_id LIMIT $4",
         &[
             Param::uuid(after),
             Param::uuid_or_null(end.as_ref()),
             Param::timestamp(newest.last_dropped_at),
             Param::bigint(Some(MOST)),
+            Param::array(pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, &keyspaces),
         ],
         |row| row.uuid(1),
     )?;
@@ -140,12 +149,7 @@ fn switch(found: &[[u8; 16]], newest: &Newest) -> Result<i64> {
         Found::read,
     )?;
     let used = newest.keys();
-    let actor = Actor {
-        role: text::name_of_role(role::current()),
-        session_role: text::name_of_role(role::of_session()),
-        key: None,
-        member: None,
-    };
+    let actor = unasked::actor();
     let mut disabled = 0;
     for key in still.iter().filter(|key| !(key.is_enabled && used.contains(&key.key_id))) {
         let act = Act::on(&actor, &key.keyspace, Subject::Key(&key.key_id))?;
@@ -157,6 +161,9 @@ fn switch(found: &[[u8; 16]], newest: &Newest) -> Result<i64> {
             &[Param::uuid(&key.key_id), Param::boolean(key.is_enabled)],
         )?;
         act.done(if key.is_enabled { "disable" } else { "enable" })?;
+        if key.is_enabled {
+            Act::made(&actor, &key.keyspace, Subject::Key(&key.key_id)).done("key.idle")?;
+        }
         disabled += i64::from(key.is_enabled);
     }
     Ok(disabled)

@@ -104,6 +104,7 @@ const OF_ALL: &[&str] = &[
     "routes",
     "endpoints",
     "audit",
+    "events",
     "overprivileged_keys",
     "isolation",
     "metrics",

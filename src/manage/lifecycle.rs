@@ -14,6 +14,7 @@ use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
 use crate::catalog::policy::Policy;
 use crate::pepper;
+use crate::usage::session::worker_slot;
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::foreign::Hashings;
 use keysmith_core::key::{MAX_KEY_LEN, foreign};
@@ -68,6 +69,9 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
                 call.given(1, pg_sys::INTERVALOID),
             ],
         )?;
+        if !is_over_at_once {
+            worker_slot::want();
+        }
         act.done("rotate")?;
         Ok((minted, api_key))
     })?;

@@ -16,6 +16,7 @@ use crate::audit::{Act, Subject};
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
 use crate::pepper;
+use crate::usage::session::worker_slot;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest, SHA512_LEN};
 use keysmith_core::key::foreign::Hashings;
 use pg::call::{Bytes, Call, must_not_be_null};
@@ -159,6 +160,9 @@ fn store(
     let (key_id, minted) = made.ok_or_else(|| duplicate(&draft.keyspace))?;
     delegation::check(caller, &key_id, Owner::OfTheDelegator)?;
     key::tell_if_powerless(policy, &key_id)?;
+    if draft.expires_at.or(tenant.max_lifetime).or(policy.max_lifetime).is_some() {
+        worker_slot::want();
+    }
     Act::made(&caller.actor, &draft.keyspace, Subject::Key(&key_id)).done(action)?;
     Ok(minted)
 }

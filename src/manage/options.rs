@@ -2,13 +2,14 @@
 
 use super::field::{
     Environment, Grants, IdTemplate, IdleTime, KeyPrefix, Lifetime, Line, List, Name, Networks,
-    Template, Within, text_types,
+    NoticePeriod, Template, Within, text_types,
 };
 use super::idle;
 use super::json;
 use super::key::{self, MAX_SCOPES};
 use super::limits::{self, Limits};
 use super::patch::{self, Columns, Patch};
+use crate::usage::session::worker_slot;
 use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::{SCHEMES_RULE, Schemes};
@@ -62,13 +63,14 @@ pub struct Options {
     key_limits: Patch<Limits>,
     key_credits: Patch<Within<0, { i64::MAX }>>,
     issuer: Patch<Principal>,
+    expiring_notice: Patch<NoticePeriod>,
 }
 
 /// Reads an argument of `create_keyspace`.
 type Read = fn(&Call, usize, &str) -> Result<Option<Value>>;
 
 /// The arguments of `create_keyspace` after the name, in their order.
-const ARGUMENTS: [(&str, Read); 27] = [
+const ARGUMENTS: [(&str, Read); 28] = [
     ("prefixes", json::value),
     ("empty_scopes", text),
     ("default_scopes", required_texts),
@@ -96,6 +98,7 @@ const ARGUMENTS: [(&str, Read); 27] = [
     ("key_limits", json::value),
     ("key_credits", bigint),
     ("issuer", text),
+    ("expiring_notice", interval),
 ];
 
 #[derive(Deserialize, Serialize)]
@@ -325,6 +328,9 @@ impl Options {
         let mut columns = patch::columns(self)?;
         if let Some(display) = self.display.change() {
             columns.extend(patch::record(display.unwrap_or(&Display::default()))?);
+        }
+        if self.max_lifetime.value().is_some() {
+            worker_slot::want();
         }
         let since = (!self.max_idle.is_absent()).then(idle::counted_from);
         let row = ("keyspace", Param::text(keyspace));

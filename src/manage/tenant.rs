@@ -17,6 +17,7 @@ use crate::catalog::Catalog;
 use crate::catalog::columns::tenant as column;
 use crate::catalog::policy::Policy;
 use crate::catalog::tables::Table;
+use crate::usage::session::worker_slot;
 use keysmith_core::policy::name::{NAME_RULE, is_name};
 use pg::attempt::unless_twice;
 use pg::call::Call;
@@ -267,6 +268,9 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
         if let Some(credits) = changes.credits.change() {
             credits::set(caller, CreditHolder::Tenant(&id), credits)
                 .map_err(|error| error.within("changes"))?;
+        }
+        if changes.max_lifetime.value().is_some() {
+            worker_slot::want();
         }
         act.done("alter_tenant")
     })?;

@@ -16,6 +16,8 @@ const SHORTEST_IDLE: i64 = 3_600_000_000;
 pub const IDLE_RULE: &str =
     "must be an interval from 1 hour to 36500 days, such as 90 days, without months and years";
 
+pub const NOTICE_RULE: &str = "must be 0, or an interval from 1 second to 36500 days, such as 7 days, without months and years";
+
 /// Whether a lifetime may also be the time after which unused keys are disabled.
 pub fn may_be_idle_for(length: i64) -> bool {
     length >= SHORTEST_IDLE

@@ -55,7 +55,8 @@ CREATE TABLE keysmith_private.keyspace (
                             AND pg_catalog.array_position(allowlist, NULL) IS NULL),
     key_limits       text COLLATE "C" CHECK (length(key_limits) BETWEEN 1 AND 4000),
     key_credits      bigint CHECK (key_credits >= 0),
-    issuer           text COLLATE "C" CHECK (length(issuer) BETWEEN 1 AND 255)
+    issuer           text COLLATE "C" CHECK (length(issuer) BETWEEN 1 AND 255),
+    expiring_notice  interval NOT NULL DEFAULT '7 days' CHECK (expiring_notice BETWEEN '0' AND '876000 hours')
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -80,6 +81,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.max_idle_since IS 'The time when max
 COMMENT ON COLUMN keysmith_private.keyspace.allowlist IS 'The networks that keys may be used from, whatever else their own allowlists name; null for all';
 COMMENT ON COLUMN keysmith_private.keyspace.key_limits IS 'The rate limits of a new key that is given none, one per line: number, unit and per, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.key_credits IS 'The credits of a new key that is given none; null for none';
+COMMENT ON COLUMN keysmith_private.keyspace.expiring_notice IS 'How long before the end of a key its event key.expiring is; 0 for no such event';
 COMMENT ON COLUMN keysmith_private.keyspace.issuer IS 'Who issues its tokens; null for the keyspace itself';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
@@ -276,6 +278,15 @@ COMMENT ON COLUMN keysmith_private.key.enabled_at IS 'The time of the last call 
 COMMENT ON COLUMN keysmith_private.key.disabled_reason IS 'idle if the key was disabled because it was not used; null if somebody disabled it';
 COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
+-- An end that was moved and moved back is the same end.
+CREATE TABLE keysmith_private.key_notice (
+    key_id  uuid NOT NULL REFERENCES keysmith_private.key ON DELETE CASCADE,
+    ends_at timestamptz NOT NULL,
+    event   text COLLATE "C" NOT NULL CHECK (event IN ('key.expiring', 'key.expired')),
+    PRIMARY KEY (key_id, ends_at, event)
+);
+COMMENT ON TABLE keysmith_private.key_notice IS 'The events about the ends of keys that are in the audit already';
+
 CREATE TABLE keysmith_private.access (
     role       regrole NOT NULL,
     level      text COLLATE "C" NOT NULL CHECK (level IN ('verifier', 'host', 'issuer', 'auditor', 'admin')),
@@ -389,7 +400,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,credit,charge,audit_entry,audit_content}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,credit,charge,audit_entry,audit_content}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;

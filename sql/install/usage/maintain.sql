@@ -135,7 +135,7 @@ DECLARE
 BEGIN
     -- If a task fails, the others are done all the same. Dropping comes last: it locks usage_event
     -- until the commit.
-    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,charges,retention}'::text[] LOOP
+    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,key ends,credit events,charges,retention}'::text[] LOOP
         BEGIN
             CASE task
                 WHEN 'partitions' THEN
@@ -150,6 +150,10 @@ BEGIN
                     outcome := forgotten || ' counts dropped';
                 WHEN 'idle keys' THEN
                     outcome := keysmith_private.disable_all_idle_keys();
+                WHEN 'key ends' THEN
+                    outcome := keysmith_private.note_all_key_ends();
+                WHEN 'credit events' THEN
+                    outcome := keysmith_private.note_credit_events() || ' noted';
                 WHEN 'charges' THEN
                     -- Ids begin with the time, in milliseconds.
                     DELETE FROM keysmith_private.charge WHERE request_id < (lpad(to_hex(

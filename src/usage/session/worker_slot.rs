@@ -76,6 +76,14 @@ pub fn forget_dropped_databases(queue: &Queue) {
     }
 }
 
+/// Has a worker started, which makes events that no act makes. It stays while keys will end, unless other
+/// databases need its process. Without it, `maintain` makes them.
+pub fn want() {
+    if let Some((queue, place)) = find_place() {
+        ensure(queue, place);
+    }
+}
+
 /// Makes sure that there is a worker, or that one will start.
 #[inline]
 pub fn ensure(queue: &Queue, place: usize) {

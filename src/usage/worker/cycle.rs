@@ -5,8 +5,10 @@ use crate::usage::session::worker_slot::{self, ABSENT, STARTING};
 use crate::usage::settings;
 use crate::usage::standby::sender::subscribes;
 use crate::usage::transaction::extension_exists;
+use crate::usage::worker::credit_events::CreditEvents;
 use crate::usage::worker::flush::{Flusher, Step};
 use crate::usage::worker::idle::IdleKeys;
+use crate::usage::worker::key_ends::KeyEnds;
 use crate::usage::worker::process::{
     LOOKS_AROUND, STORES_UNKNOWN, attend, server_is_stopping, shutdown_requested, step_down,
 };
@@ -40,6 +42,8 @@ pub struct Worker {
     /// Whether something was stored since.
     has_stored: bool,
     idle_keys: IdleKeys,
+    key_ends: KeyEnds,
+    credit_events: CreditEvents,
     busy_at: i64,
 }
 
@@ -61,6 +65,8 @@ impl Worker {
             maintained_at: start,
             has_stored: false,
             idle_keys: IdleKeys::new(),
+            key_ends: KeyEnds::new(),
+            credit_events: CreditEvents::default(),
             busy_at: start,
         }
     }
@@ -90,6 +96,8 @@ impl Worker {
                 if monotonic() - self.maintained_at >= MAINTAINS {
                     self.maintain();
                 }
+                self.note_key_ends();
+                self.note_credit_events();
             }
             if monotonic() - self.busy_at >= self.patience() && self.leave() {
                 return End::Leaves;
@@ -162,6 +170,38 @@ impl Worker {
                     pgrx::warning!("keysmith: idle keys are not disabled: {}", failure.message);
                     return;
                 }
+            }
+        }
+    }
+
+    /// Notes the keys that end. Records go first: each portion is followed by what waits.
+    fn note_key_ends(&mut self) {
+        if !self.key_ends.is_due() {
+            return;
+        }
+        match self.key_ends.look() {
+            Ok(has_more) => {
+                if has_more || self.key_ends.are_expected() && self.patience() > 0 {
+                    self.busy_at = monotonic();
+                }
+            }
+            Err(failure) => {
+                self.flusher.remember(&failure.message);
+                pgrx::warning!("keysmith: ends of keys are not noted: {}", failure.message);
+            }
+        }
+    }
+
+    fn note_credit_events(&mut self) {
+        if !self.credit_events.is_due() {
+            return;
+        }
+        match self.credit_events.look() {
+            Ok(true) => self.busy_at = monotonic(),
+            Ok(false) => {}
+            Err(failure) => {
+                self.flusher.remember(&failure.message);
+                pgrx::warning!("keysmith: events of credits are not noted: {}", failure.message);
             }
         }
     }

@@ -1,8 +1,10 @@
 //! The background worker of a database, which stores records.
 
 pub mod backoff;
+pub mod credit_events;
 pub mod cycle;
 pub mod flush;
 pub mod idle;
+pub mod key_ends;
 mod main;
 pub mod process;
