@@ -85,6 +85,8 @@ def test_all_that_belongs_to_it_goes(db, docs, role):
     # Totals that are not folded yet.
     db.rows("INSERT INTO keysmith_private.usage_delta SELECT period, tenant_id, key_id, environment, status, outcome, "
             "NULL, NULL, 1, 0, 0, '0', NULL, NULL FROM keysmith_private.usage_hour")
+    db.rows("INSERT INTO keysmith_private.usage_unit_delta SELECT period, tenant_id, key_id, environment, unit, amount "
+            "FROM keysmith_private.usage_unit")
     counts = "SELECT sum(requests) FROM keysmith.usage_daily WHERE keyspace = 'atelier'"
     before, counted = tables(db), db.value(counts)
     filled = {name for name, rows in before.items() if "studio" in rows or any(mark in rows for mark in marks)}
