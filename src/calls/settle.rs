@@ -58,7 +58,7 @@ fn settle_credits(catalog: &Catalog, request_id: &[u8; 16], cost: i64) -> Result
     let seen = {
         let snapshot = Snapshot::now();
         let relation = catalog.tables.charge.open();
-        let mut scan = relation.scan(&snapshot, [by_id.clone()]);
+        let mut scan = relation.scan(&snapshot, [by_id]);
         scan.next().and_then(|row| read(&row))
     };
     let Some(Charge { credit_id, .. }) = seen else { return Ok(false) };
@@ -124,7 +124,7 @@ fn locked<T>(
 ) -> Result<Option<T>> {
     let look = |relation: &Relation| {
         let snapshot = Snapshot::now();
-        let mut scan = relation.scan(&snapshot, [key.clone()]);
+        let mut scan = relation.scan(&snapshot, [key]);
         let row = scan.next()?;
         let found = read(&row)?;
         Some(match row.holder() {
