@@ -531,7 +531,8 @@ CREATE FUNCTION keysmith.limit_status(
     OUT max_buckets integer,
     OUT unavailable bigint,
     OUT last_unavailable_at timestamptz,
-    OUT since timestamptz
+    OUT since timestamptz,
+    OUT unsettled_lost bigint
 ) RETURNS SETOF record
 LANGUAGE c PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
 COMMENT ON FUNCTION keysmith.limit_status() IS
@@ -598,7 +599,7 @@ COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'The time when the key 
 COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused the request, or else the one that is used up first';
 COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'How much is left in that limit, in its unit';
 COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'The time until the same request would pass, if no other comes first; null if never or unknown';
-COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'The balance after credits were spent';
+COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'The balance after credits were spent, or the one that did not suffice';
 COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A unique id of this decision';
 COMMENT ON COLUMN keysmith_private.verdict.label IS 'The label of the key';
 COMMENT ON COLUMN keysmith_private.verdict.plan IS 'The plan of the tenant';
@@ -1723,11 +1724,14 @@ BEGIN
                 WHEN 'credit events' THEN
                     outcome := keysmith_private.note_credit_events() || ' noted';
                 WHEN 'charges' THEN
-                    -- Ids begin with the time, in milliseconds.
-                    DELETE FROM keysmith_private.charge WHERE request_id < (lpad(to_hex(
-                        (extract(epoch FROM clock_timestamp() - interval '24 hours') * 1000)::bigint),
-                        12, '0') || repeat('0', 20))::uuid;
-                    GET DIAGNOSTICS forgotten = ROW_COUNT;
+                    -- A subscriber has those that the publisher has. Ids begin with the time, in milliseconds.
+                    forgotten := 0;
+                    IF NOT keysmith_private.is_subscribed('keysmith_private.charge') THEN
+                        DELETE FROM keysmith_private.charge WHERE request_id < (lpad(to_hex(
+                            (extract(epoch FROM clock_timestamp() - interval '24 hours') * 1000)::bigint),
+                            12, '0') || repeat('0', 20))::uuid;
+                        GET DIAGNOSTICS forgotten = ROW_COUNT;
+                    END IF;
                     outcome := forgotten || ' dropped';
                 WHEN 'retention' THEN
                     outcome := keysmith_private.usage_drop_old(oldest);
@@ -2406,9 +2410,11 @@ LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';
 COMMENT ON FUNCTION keysmith.pre_request() IS
 'PostgREST''s db-pre-request; authenticates the request, and raises PT401, PT403 or PT429';
 
-CREATE FUNCTION keysmith.settle(request_id uuid, spend bigint DEFAULT NULL) RETURNS boolean
+CREATE FUNCTION keysmith.settle(
+    request_id uuid, spend bigint DEFAULT NULL, weights jsonb DEFAULT NULL
+) RETURNS boolean
 LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keysmith_settle';
-COMMENT ON FUNCTION keysmith.settle(uuid, bigint) IS
+COMMENT ON FUNCTION keysmith.settle(uuid, bigint, jsonb) IS
 'Charges what a request really cost in all; the first call counts, and a later one returns false';
 /* </end connected objects> */
 
@@ -4809,7 +4815,7 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,
-                            credit,access,audit_entry,audit_content}'::text[] LOOP
+                            credit,charge,credit_event,access,audit_entry,audit_content}'::text[] LOOP
         -- Credits are spent where the keys are, also if they are not published.
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER refuse_on_subscriber BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON keysmith_private.%I
@@ -5017,7 +5023,8 @@ FROM (VALUES
     (51, 'keysmith_tenants_estimate', 'gauge', 'Tenants, as the last ANALYZE or VACUUM has counted them'),
     (52, 'keysmith_relation_bytes', 'gauge', 'The size of a table on disk, with its indexes'),
     (53, 'keysmith_pepper_file_problem', 'gauge', 'Whether the pepper file can not be used, or was changed since it was read'),
-    (54, 'keysmith_signing_key_file_problem', 'gauge', 'Whether the file of signing secrets can not be used, or was changed since it was read')
+    (54, 'keysmith_signing_key_file_problem', 'gauge', 'Whether the file of signing secrets can not be used, or was changed since it was read'),
+    (55, 'keysmith_unsettled_lost_total', 'counter', 'Limits of requests that can no longer be settled, since there was no room to remember them')
 ) AS m (place, name, type, help);
 COMMENT ON VIEW keysmith_private.metric_help IS 'The metrics, with their types and descriptions';
 
@@ -5242,6 +5249,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
             ('keysmith_limit_buckets', l.buckets),
             ('keysmith_limit_buckets_capacity', l.max_buckets),
             ('keysmith_limit_unavailable_total', l.unavailable),
+            ('keysmith_unsettled_lost_total', l.unsettled_lost),
             ('keysmith_usage_queue_capacity', u.capacity),
             ('keysmith_usage_queue_share', u.share),
             ('keysmith_usage_queue_used', u.used),
@@ -5892,6 +5900,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('openapi', 'keyspace',             'the keyspace that has the routes and the endpoints'),
     ('settle', 'request_id',            'the request_id of the verdict'),
     ('settle', 'spend',                 'the credits that the request cost in all; 0 or more'),
+    ('settle', 'weights',               'what it used in all, in units such as tokens, for its limits'),
     ('add_credits', 'amount',           'how many; less than 0 takes some away'),
     ('add_credits', 'key_id',           'the key that gets them; or name a tenant'),
     ('add_credits', 'tenant',           'the tenant that gets them; or name a key'),

@@ -21,6 +21,23 @@ static MAX_BUCKETS: Integer = Integer::new(
     16 * 1024 * 1024,
 );
 
+/// The greatest number of takings from limits that can still be settled. Without room, the oldest is
+/// forgotten. The default takes less than 2 MB.
+static MAX_UNSETTLED: Integer = Integer::new(
+    About {
+        name: c"keysmith.max_unsettled",
+        description:
+            c"The greatest number of limits of requests with weights that settle can still charge.",
+        explanation: c"Each takes some 150 bytes of shared memory. Without room, the oldest is \
+                       forgotten.",
+        context: Context::Postmaster,
+        flags: 0,
+    },
+    8_192,
+    0,
+    4 * 1024 * 1024,
+);
+
 /// The number of keys whose place in the table the server caches, so that decisions about them need
 /// no index. The default takes 20 MB, and holds about 130,000 keys in use. Other keys are found by
 /// the index.
@@ -88,6 +105,10 @@ pub fn max_buckets() -> i32 {
     MAX_BUCKETS.get()
 }
 
+pub fn max_unsettled() -> i32 {
+    MAX_UNSETTLED.get()
+}
+
 pub fn directory_size() -> i32 {
     DIRECTORY_SIZE.get()
 }
@@ -109,6 +130,7 @@ pub fn spend_timeout() -> i32 {
 pub fn define() {
     if is_preloading() {
         MAX_BUCKETS.define();
+        MAX_UNSETTLED.define();
         DIRECTORY_SIZE.define();
     }
     EVENT_QUEUE_LIMIT.define();

@@ -215,7 +215,7 @@ ARGUMENTS = [
     ("audit_verify", {}, "heads", HEADS),
     ("replay_revocations", {}, "revocations", REVOCATIONS),
     *[(function, {"api_key": "KEY"}, "weights", WEIGHTS) for function in ("verify", "verify_json", "explain_verify")],
-    ("verify_digest", {"digest": b"x" * 32}, "weights", WEIGHTS),
+    ("verify_digest", {"digest": b"x" * 32}, "weights", WEIGHTS), ("settle", {"request_id": "KEY_ID"}, "weights", WEIGHTS),
     *[(function, REQUEST, "weights", WEIGHTS) for function in ("authenticate", "authenticate_json", "serve")],
 ]
 

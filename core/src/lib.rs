@@ -29,6 +29,7 @@ pub mod tally;
 pub mod timeline;
 pub mod token;
 pub mod unknown_tally;
+pub mod unsettled;
 
 /// In `tests/models`, `loom` takes the place of these.
 mod sync {

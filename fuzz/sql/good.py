@@ -45,6 +45,7 @@ GOOD = {
     "new_name": ["'acme'", "'t' || (random() * 1e9)::int"],
     "derive_token.scopes": ["NULL", "'{}'", "'{a:b}'"], "ttl": ["'15 minutes'", "'1 second'", "'24 hours'"],
     "settle.request_id": ["(SELECT request_id FROM keysmith_private.charge ORDER BY random() LIMIT 1)"],
+    "settle.weights": ["NULL", """'{"tokens": 40}'""", """'{"tokens": 1000000000}'"""],
     "derive_token.audience": ["NULL", "'default https://files.example.com'"], "derive_token.claims": ["NULL", """'{"a": [1, null]}'"""],
     "act_as.member": ["NULL", "'ann'"], "grant_access.keyspace": ["NULL", "'default'"], "revoke_access.keyspace": ["NULL", "'default'"],
     "create_tenant.credits": ["NULL", """'{"refill": 1000, "every": "month"}'""", """'{"balance": 5}'"""],

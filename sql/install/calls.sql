@@ -148,7 +148,9 @@ LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';
 COMMENT ON FUNCTION keysmith.pre_request() IS
 'PostgREST''s db-pre-request; authenticates the request, and raises PT401, PT403 or PT429';
 
-CREATE FUNCTION keysmith.settle(request_id uuid, spend bigint DEFAULT NULL) RETURNS boolean
+CREATE FUNCTION keysmith.settle(
+    request_id uuid, spend bigint DEFAULT NULL, weights jsonb DEFAULT NULL
+) RETURNS boolean
 LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keysmith_settle';
-COMMENT ON FUNCTION keysmith.settle(uuid, bigint) IS
+COMMENT ON FUNCTION keysmith.settle(uuid, bigint, jsonb) IS
 'Charges what a request really cost in all; the first call counts, and a later one returns false';

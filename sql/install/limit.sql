@@ -6,7 +6,8 @@ CREATE FUNCTION keysmith.limit_status(
     OUT max_buckets integer,
     OUT unavailable bigint,
     OUT last_unavailable_at timestamptz,
-    OUT since timestamptz
+    OUT since timestamptz,
+    OUT unsettled_lost bigint
 ) RETURNS SETOF record
 LANGUAGE c PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
 COMMENT ON FUNCTION keysmith.limit_status() IS

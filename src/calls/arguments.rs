@@ -41,7 +41,7 @@ fn read_weights<'a>(mut asked: Asked<'a>, given: Json<'a>) -> Result<Asked<'a>> 
 
 /// The argument `subject`: for whom the application makes the request.
 #[inline]
-pub fn subject<'a>(call: &'a Call, n: usize) -> Result<Option<&'a [u8]>> {
+pub fn subject(call: &Call, n: usize) -> Result<Option<&[u8]>> {
     const MOST: usize = 128;
     match call.bytes(n, MOST) {
         None => Ok(None),

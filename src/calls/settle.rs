@@ -3,11 +3,12 @@
 //! The row of the request's charge decides who comes first. The credits are locked before it: a decision
 //! that spends takes the same order. Both are read as they are now, at any isolation level.
 
+use super::arguments;
 use crate::catalog::tables::Table;
 use crate::catalog::{Catalog, access, columns};
 use crate::decide::credits::{self, Purse, can_write};
-use crate::settings;
-use pg::call::{Call, must_not_be_null, sql_functions};
+use crate::{limit, settings};
+use pg::call::{Call, sql_functions};
 use pg::clock::{self, DAY};
 use pg::error::{Code, Error, Result};
 use pg::row_lock::{Deadline, LockHolder};
@@ -22,11 +23,27 @@ sql_functions! {
 
 fn settle(call: &Call) -> Result<Option<Datum>> {
     let request_id = call.uuid(0, "request_id")?;
-    let cost = call.bigint(1).ok_or_else(|| must_not_be_null("spend"))?;
-    if cost < 0 {
+    let cost = call.bigint(1);
+    if cost.is_some_and(|cost| cost < 0) {
         return Err(Error::argument("spend", "must not be negative"));
     }
+    let used = arguments::weights(call, None, 2)?;
+    let has_weights = call.datum(2).is_some();
+    if cost.is_none() && !has_weights {
+        return Err(Error::argument("spend", "or weights must be given"));
+    }
     let catalog = super::decision::opened()?;
+    let is_charged = match cost {
+        Some(cost) => settle_credits(&catalog, &request_id, cost)?,
+        None => false,
+    };
+    // This comes last, as rolling back does not undo it.
+    let is_counted = has_weights
+        && limit::unsettled::settle(&request_id, access::decidable(&catalog).as_deref(), &used);
+    Ok(Some(Datum::from(is_charged || is_counted)))
+}
+
+fn settle_credits(catalog: &Catalog, request_id: &[u8; 16], cost: i64) -> Result<bool> {
     // On a subscriber nothing is spent, and the publisher settles.
     if !can_write() || catalog.is_subscriber() {
         return Err(Error::new(
@@ -36,21 +53,21 @@ fn settle(call: &Call) -> Result<Option<Datum>> {
         .hint("Call settle on the primary or publisher, in a transaction that is not READ ONLY."));
     }
     let deadline = Deadline::after(settings::spend_timeout());
-    let by_id = ScanKey::uuid(columns::charge::request_id, &request_id);
-    let read = |row: &Row| Charge::read(&catalog, row);
+    let by_id = ScanKey::uuid(columns::charge::request_id, request_id);
+    let read = |row: &Row| Charge::read(catalog, row);
     let seen = {
         let snapshot = Snapshot::now();
         let relation = catalog.tables.charge.open();
-        let mut scan = relation.scan(&snapshot, [by_id.clone()]);
+        let mut scan = relation.scan(&snapshot, [by_id]);
         scan.next().and_then(|row| read(&row))
     };
-    let Some(Charge { credit_id, .. }) = seen else { return Ok(Some(Datum::from(false))) };
+    let Some(Charge { credit_id, .. }) = seen else { return Ok(false) };
     // There is none if the credits were taken away meanwhile. Then nothing is owed.
     let by_credit = ScanKey::uuid(columns::credit::credit_id, &credit_id);
     let purse = locked(catalog.tables.credit_by_id, by_credit, deadline, Purse::read)?;
     // Others may have settled the request before its credits could be locked.
     let Some(charge) = locked(catalog.tables.charge, by_id, deadline, read)? else {
-        return Ok(Some(Datum::from(false)));
+        return Ok(false);
     };
     catalog.as_owner(|| {
         credits::change(
@@ -58,7 +75,7 @@ fn settle(call: &Call) -> Result<Option<Datum>> {
                 "UPDATE keysmith_private.charge
                  SET settled = $2, settled_at = pg_catalog.clock_timestamp() WHERE request_id = $1"
             ),
-            &[Param::uuid(&request_id), Param::bigint(Some(cost))],
+            &[Param::uuid(request_id), Param::bigint(Some(cost))],
         )?;
         // It gives back no more than was spent, as nothing costs less than 0.
         let amount = charge.spend.saturating_sub(cost);
@@ -67,7 +84,7 @@ fn settle(call: &Call) -> Result<Option<Datum>> {
             _ => Ok(()),
         }
     })?;
-    Ok(Some(Datum::from(true)))
+    Ok(true)
 }
 
 /// A charge that can be settled.
@@ -107,7 +124,7 @@ fn locked<T>(
 ) -> Result<Option<T>> {
     let look = |relation: &Relation| {
         let snapshot = Snapshot::now();
-        let mut scan = relation.scan(&snapshot, [key.clone()]);
+        let mut scan = relation.scan(&snapshot, [key]);
         let row = scan.next()?;
         let found = read(&row)?;
         Some(match row.holder() {

@@ -104,7 +104,15 @@ fn look_again(catalog: &Catalog, user: Oid, counts: [u64; 2], keyspace: &[u8]) -
     is_theirs
 }
 
-/// The same for functions that are called seldom, and for other levels.
+/// The keyspaces that the current user may decide about; `None` for all.
+pub fn decidable(catalog: &Catalog) -> Option<Vec<Box<[u8]>>> {
+    match Keyspaces::of(catalog, role::current(), DECIDING) {
+        Keyspaces::All => None,
+        Keyspaces::Only(bound) => Some(bound),
+    }
+}
+
+/// The same as `must_decide`, for functions that are called seldom, and for other levels.
 pub fn must_reach(catalog: &Catalog, keyspace: &[u8], levels: &[&[u8]]) -> Result<()> {
     let user = role::current();
     match Keyspaces::of(catalog, user, levels).have(keyspace) {

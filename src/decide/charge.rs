@@ -91,6 +91,9 @@ impl<'c> Charge<'c> {
             }
             Spending::Unwritable | Spending::Held => Reason::CreditsUnavailable,
         };
+        if reason == Reason::Ok && !self.weights.others.is_empty() && !claims.is_empty() {
+            limit::unsettled::remember(request_id, account.keyspace, &claims);
+        }
         if reason != Reason::Ok && !claims.is_empty() {
             limit::give_back(&claims);
             if let Some(limit) = &mut standing.limit {

@@ -5,6 +5,7 @@
 
 mod status;
 mod table;
+pub mod unsettled;
 
 pub use keysmith_core::claims::{Admission, Claim, Left};
 pub use table::{REGION, is_there};
@@ -39,10 +40,4 @@ pub fn give_back(claims: &[Claim]) {
     if let Some(table) = BucketTable::shared() {
         table.lock(claims).give_back(now());
     }
-}
-
-/// Charges the limits of a unit what a request used beyond what `take` took, or gives back what it
-/// did not use. False if that can't be counted.
-pub fn settle(claims: &[Claim], unit: &[u8], difference: i64) -> bool {
-    BucketTable::shared().is_some_and(|table| table.lock(claims).settle(now(), unit, difference))
 }

@@ -1,6 +1,7 @@
 //! The state of the table, for `keysmith.limit_status()`.
 
 use super::table::BucketTable;
+use super::unsettled;
 use crate::settings;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
@@ -20,6 +21,7 @@ fn limit_status(call: &Call) -> Result<Option<Datum>> {
         Cell::bigint(table.map(|table| table.refusals() as i64)),
         Cell::timestamp(table.map(|table| table.last_refusal_at()).filter(|at| *at != 0)),
         Cell::timestamp(table.map(|table| table.started_at())),
+        Cell::bigint(unsettled::lost().map(|lost| lost as i64)),
     ]);
     Ok(None)
 }

@@ -8,7 +8,7 @@ pub const MAX_UNITS: usize = 8;
 /// The most of one unit that a request counts for.
 pub const MAX_WEIGHT: u32 = 1_000_000_000;
 /// The longest name of a unit.
-const MAX_NAME: usize = 31;
+pub const MAX_NAME: usize = 31;
 
 /// A unit, and how much of it a request counts for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,17 @@ impl<'a> Asked<'a> {
         *place = Weight { unit, weight };
         others.count += 1;
         Ok(())
+    }
+
+    /// The weight in a unit, if the caller gives one.
+    pub fn given(&self, unit: &[u8]) -> Option<u32> {
+        match unit {
+            CALLS => self.calls,
+            _ => {
+                let mut others = self.weights(0).others.iter();
+                others.find(|other| other.unit == unit).map(|other| other.weight)
+            }
+        }
     }
 
     /// The weights of the request, if it counts for so many calls unless the caller says otherwise.

@@ -25,7 +25,7 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,
-                            credit,access,audit_entry,audit_content}'::text[] LOOP
+                            credit,charge,credit_event,access,audit_entry,audit_content}'::text[] LOOP
         -- Credits are spent where the keys are, also if they are not published.
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER refuse_on_subscriber BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON keysmith_private.%I

@@ -344,6 +344,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('openapi', 'keyspace',             'the keyspace that has the routes and the endpoints'),
     ('settle', 'request_id',            'the request_id of the verdict'),
     ('settle', 'spend',                 'the credits that the request cost in all; 0 or more'),
+    ('settle', 'weights',               'what it used in all, in units such as tokens, for its limits'),
     ('add_credits', 'amount',           'how many; less than 0 takes some away'),
     ('add_credits', 'key_id',           'the key that gets them; or name a tenant'),
     ('add_credits', 'tenant',           'the tenant that gets them; or name a key'),

@@ -57,7 +57,8 @@ FROM (VALUES
     (51, 'keysmith_tenants_estimate', 'gauge', 'Tenants, as the last ANALYZE or VACUUM has counted them'),
     (52, 'keysmith_relation_bytes', 'gauge', 'The size of a table on disk, with its indexes'),
     (53, 'keysmith_pepper_file_problem', 'gauge', 'Whether the pepper file can not be used, or was changed since it was read'),
-    (54, 'keysmith_signing_key_file_problem', 'gauge', 'Whether the file of signing secrets can not be used, or was changed since it was read')
+    (54, 'keysmith_signing_key_file_problem', 'gauge', 'Whether the file of signing secrets can not be used, or was changed since it was read'),
+    (55, 'keysmith_unsettled_lost_total', 'counter', 'Limits of requests that can no longer be settled, since there was no room to remember them')
 ) AS m (place, name, type, help);
 COMMENT ON VIEW keysmith_private.metric_help IS 'The metrics, with their types and descriptions';
 
@@ -282,6 +283,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
             ('keysmith_limit_buckets', l.buckets),
             ('keysmith_limit_buckets_capacity', l.max_buckets),
             ('keysmith_limit_unavailable_total', l.unavailable),
+            ('keysmith_unsettled_lost_total', l.unsettled_lost),
             ('keysmith_usage_queue_capacity', u.capacity),
             ('keysmith_usage_queue_share', u.share),
             ('keysmith_usage_queue_used', u.used),

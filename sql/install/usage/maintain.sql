@@ -155,11 +155,14 @@ BEGIN
                 WHEN 'credit events' THEN
                     outcome := keysmith_private.note_credit_events() || ' noted';
                 WHEN 'charges' THEN
-                    -- Ids begin with the time, in milliseconds.
-                    DELETE FROM keysmith_private.charge WHERE request_id < (lpad(to_hex(
-                        (extract(epoch FROM clock_timestamp() - interval '24 hours') * 1000)::bigint),
-                        12, '0') || repeat('0', 20))::uuid;
-                    GET DIAGNOSTICS forgotten = ROW_COUNT;
+                    -- A subscriber has those that the publisher has. Ids begin with the time, in milliseconds.
+                    forgotten := 0;
+                    IF NOT keysmith_private.is_subscribed('keysmith_private.charge') THEN
+                        DELETE FROM keysmith_private.charge WHERE request_id < (lpad(to_hex(
+                            (extract(epoch FROM clock_timestamp() - interval '24 hours') * 1000)::bigint),
+                            12, '0') || repeat('0', 20))::uuid;
+                        GET DIAGNOSTICS forgotten = ROW_COUNT;
+                    END IF;
                     outcome := forgotten || ' dropped';
                 WHEN 'retention' THEN
                     outcome := keysmith_private.usage_drop_old(oldest);

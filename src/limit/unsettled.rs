@@ -1,0 +1,111 @@
+//! What requests took from limits, until `settle` says what they used. It is in shared memory, and ends
+//! with the server.
+
+use super::table::{BucketTable, now};
+use super::{Claim, hasher};
+use crate::settings;
+use keysmith_core::policy::weights::Asked;
+use keysmith_core::unsettled::{PLACES, Request, Taken, Unsettled};
+use pg::error::Result;
+use pg::server;
+use pg::shmem::{Guarded, Region, shareable};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+pub static REGION: Region<Lost, Guarded<Unsettled>> = Region::new(c"keysmith unsettled", none_lost)
+    .with_elements(parts, |n, locks| locks.guard(n, part(n)))
+    .with_locks();
+
+shareable! {
+    /// The head of the region, before the parts.
+    pub struct Lost {
+        /// Takings that were forgotten for others, although they could still be settled.
+        count: AtomicU64,
+    }
+}
+
+fn none_lost() -> Result<Lost> {
+    Ok(Lost { count: AtomicU64::new(0) })
+}
+
+fn places() -> usize {
+    usize::try_from(settings::max_unsettled()).unwrap_or(0)
+}
+
+fn parts() -> usize {
+    places().div_ceil(PLACES)
+}
+
+fn part(n: usize) -> Unsettled {
+    Unsettled::new((places() + n) / parts().max(1))
+}
+
+pub fn lost() -> Option<u64> {
+    REGION.get().map(|lost| lost.count.load(Relaxed))
+}
+
+/// A keyspace, as the table knows it.
+fn hash_of(keyspace: &[u8]) -> Option<u128> {
+    let mut hasher = hasher()?;
+    hasher.sized(keyspace);
+    Some(hasher.finish())
+}
+
+fn request(id: &[u8; 16]) -> Request {
+    Request { id: u128::from_be_bytes(*id), database: server::my_database().to_u32() }
+}
+
+/// The part of a request. The last bits of its id are random.
+fn part_of(request: Request) -> Option<(&'static Lost, &'static Guarded<Unsettled>)> {
+    let (lost, parts) = REGION.whole()?;
+    let n = request.id as u64 % (parts.len().max(1) as u64);
+    Some((lost, parts.get(usize::try_from(n).ok()?)?))
+}
+
+/// Remembers what a request took.
+#[cold]
+pub fn remember(request_id: &[u8; 16], keyspace: &[u8], claims: &[Claim]) {
+    let request = request(request_id);
+    let (Some(keyspace), Some((lost, part))) = (hash_of(keyspace), part_of(request)) else {
+        return;
+    };
+    let mut part = part.write();
+    for claim in claims {
+        if !part.remember(request, keyspace, Taken::of(claim), now()) {
+            lost.count.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// Charges what a request used beyond what it took, or gives back what it did not use, in each unit that
+/// is named. `keyspaces` are those that the caller may decide about; `None` for all. False if nothing is
+/// known of the request.
+pub fn settle(request_id: &[u8; 16], keyspaces: Option<&[Box<[u8]>]>, used: &Asked) -> bool {
+    let request = request(request_id);
+    let (Some(table), Some((_, part))) = (BucketTable::shared(), part_of(request)) else {
+        return false;
+    };
+    let theirs: Option<Vec<u128>> = keyspaces
+        .map(|keyspaces| keyspaces.iter().filter_map(|keyspace| hash_of(keyspace)).collect());
+    let is_theirs = |hash| theirs.as_ref().is_none_or(|theirs| theirs.contains(&hash));
+    // No memory is asked for while sessions wait for the lock.
+    let mut known = Vec::with_capacity(PLACES);
+    if !part.write().forget(request, now(), is_theirs, |taken| known.push(taken)) {
+        return false;
+    }
+    let claims: Vec<Claim> = known.iter().map(Taken::claim).collect();
+    for claim in each_unit(&claims) {
+        if let Some(used) = used.given(claim.unit) {
+            let difference = i64::from(used) - i64::from(claim.weight);
+            table.lock(&claims).settle(now(), claim.unit, difference);
+        }
+    }
+    true
+}
+
+/// A claim of each unit: all claims of a request have the same weight in it.
+fn each_unit<'c, 'a>(claims: &'c [Claim<'a>]) -> impl Iterator<Item = &'c Claim<'a>> {
+    claims.iter().enumerate().filter_map(|(n, claim)| {
+        let mut earlier = claims.iter().take(n);
+        (!earlier.any(|other| other.unit == claim.unit)).then_some(claim)
+    })
+}
