@@ -89,7 +89,8 @@ CREATE TABLE keysmith_private.keyspace (
                             AND pg_catalog.array_position(allowlist, NULL) IS NULL),
     key_limits       text COLLATE "C" CHECK (length(key_limits) BETWEEN 1 AND 4000),
     key_credits      bigint CHECK (key_credits >= 0),
-    issuer           text COLLATE "C" CHECK (length(issuer) BETWEEN 1 AND 255)
+    issuer           text COLLATE "C" CHECK (length(issuer) BETWEEN 1 AND 255),
+    failure_limit    text COLLATE "C" CHECK (length(failure_limit) BETWEEN 1 AND 100)
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -115,6 +116,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.allowlist IS 'The networks that keys
 COMMENT ON COLUMN keysmith_private.keyspace.key_limits IS 'The rate limits of a new key that is given none, one per line: calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.key_credits IS 'The credits of a new key that is given none; null for none';
 COMMENT ON COLUMN keysmith_private.keyspace.issuer IS 'Who issues its tokens; null for the keyspace itself';
+COMMENT ON COLUMN keysmith_private.keyspace.failure_limit IS 'How many requests of an address may present no valid key in a window; null for any number';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
@@ -481,7 +483,11 @@ CREATE FUNCTION keysmith.limit_status(
     OUT max_buckets integer,
     OUT unavailable bigint,
     OUT last_unavailable_at timestamptz,
-    OUT since timestamptz
+    OUT since timestamptz,
+    OUT failing_addresses integer,
+    OUT max_failing_addresses integer,
+    OUT uncounted_failures bigint,
+    OUT last_uncounted_at timestamptz
 ) RETURNS SETOF record
 LANGUAGE c PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
 COMMENT ON FUNCTION keysmith.limit_status() IS
@@ -2218,10 +2224,11 @@ CREATE FUNCTION keysmith.create_keyspace(
     allowlist cidr[] DEFAULT NULL,
     key_limits jsonb DEFAULT NULL,
     key_credits bigint DEFAULT NULL,
-    issuer text DEFAULT NULL
+    issuer text DEFAULT NULL,
+    failure_limit jsonb DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, interval, cidr[], jsonb, bigint, text) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, interval, cidr[], jsonb, bigint, text, jsonb) IS
 'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -4699,7 +4706,10 @@ FROM (VALUES
     (51, 'keysmith_tenants_estimate', 'gauge', 'Tenants, as the last ANALYZE or VACUUM has counted them'),
     (52, 'keysmith_relation_bytes', 'gauge', 'The size of a table on disk, with its indexes'),
     (53, 'keysmith_pepper_file_problem', 'gauge', 'Whether the pepper file can not be used, or was changed since it was read'),
-    (54, 'keysmith_signing_key_file_problem', 'gauge', 'Whether the file of signing secrets can not be used, or was changed since it was read')
+    (54, 'keysmith_signing_key_file_problem', 'gauge', 'Whether the file of signing secrets can not be used, or was changed since it was read'),
+    (55, 'keysmith_failing_addresses', 'gauge', 'Addresses that have failed attempts which count'),
+    (56, 'keysmith_failing_addresses_capacity', 'gauge', 'The setting keysmith.max_failing_addresses'),
+    (57, 'keysmith_failures_uncounted_total', 'counter', 'Failed attempts that were not counted for want of room')
 ) AS m (place, name, type, help);
 COMMENT ON VIEW keysmith_private.metric_help IS 'The metrics, with their types and descriptions';
 
@@ -4763,7 +4773,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
          'Remove the cause, which the log of this server names, and enable the subscription'),
         (18, 'heartbeat_old', coalesce(nullif(l.max_replica_lag, 0) / 2, 30),
          'The heartbeat of the publisher is old: revocations do not arrive in time',
-         'Look for a conflict in the log, and for the process keysmith publisher on the publisher')
+         'Look for a conflict in the log, and for the process keysmith publisher on the publisher'),
+        (19, 'failures_uncounted', 0,
+         'Failed attempts of the last day were not counted, because there was no room',
+         'Find out who tries; raise keysmith.max_failing_addresses, and restart')
     ) AS a (place, alarm, threshold, meaning, remedy)
 $$;
 COMMENT ON FUNCTION keysmith_private.alarm_thresholds() IS 'The alarms, with their thresholds';
@@ -4924,6 +4937,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
             ('keysmith_limit_buckets', l.buckets),
             ('keysmith_limit_buckets_capacity', l.max_buckets),
             ('keysmith_limit_unavailable_total', l.unavailable),
+            ('keysmith_failing_addresses', l.failing_addresses),
+            ('keysmith_failing_addresses_capacity', l.max_failing_addresses),
+            ('keysmith_failures_uncounted_total', l.uncounted_failures),
             ('keysmith_usage_queue_capacity', u.capacity),
             ('keysmith_usage_queue_share', u.share),
             ('keysmith_usage_queue_used', u.used),
@@ -4964,6 +4980,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
             ('not_preloaded', (NOT y.preloaded)::integer::double precision),
             ('limits_unavailable', CASE WHEN l.last_unavailable_at > c.now - interval '1 day' THEN l.unavailable END),
             ('limit_buckets_filling', l.buckets::double precision / l.max_buckets),
+            ('failures_uncounted', CASE WHEN l.last_uncounted_at > c.now - interval '1 day' THEN l.uncounted_failures END),
             ('usage_dropped', CASE WHEN u.last_dropped_at > c.now - interval '1 day' THEN u.dropped END),
             ('usage_failing', CASE WHEN u.last_error_at > coalesce(u.last_flush, '-infinity') THEN u.failures END),
             ('usage_quarantined', n.set_aside),
@@ -5534,6 +5551,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'key_limits',   'rate limits of a new key that is given none, as for mint'),
     ('create_keyspace', 'key_credits',  'the credits of a new key that is given none; null for none'),
     ('create_keyspace', 'issuer',        'who issues the tokens; null for the keyspace''s name'),
+    ('create_keyspace', 'failure_limit', 'how many failed attempts an address has: {"limit": 20, "window": "1 minute"}'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
     ('drop_keyspace', 'cascade',        'whether to drop it although keys are neither revoked nor expired'),
@@ -6374,6 +6392,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', l.unavailable),
            'a larger keysmith.max_buckets, and a restart'
     FROM l WHERE raised ? 'limits_unavailable'
+    UNION ALL
+    SELECT 'warning', 'limits', format('%s failed attempts were not counted since the start for want of room', l.uncounted_failures),
+           'a larger keysmith.max_failing_addresses, and a restart'
+    FROM l WHERE raised ? 'failures_uncounted'
     UNION ALL
     SELECT 'error', 'audit', CASE WHEN g.entry IS NULL
                THEN format('keyspace %s has no audit, and was made by someone', g.keyspace)

@@ -52,9 +52,10 @@ fn load() -> pg::error::Result<()> {
 }
 
 /// What is kept in shared memory.
-static REGIONS: [&dyn pg::shmem::Section; 7] = [
+static REGIONS: [&dyn pg::shmem::Section; 8] = [
     &catalog::directory::REGION,
     &limit::REGION,
+    &limit::FAILURES,
     &usage::queue::REGION,
     &usage::queue::decisions::REGION,
     &audit::event::REGION,

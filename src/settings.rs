@@ -21,6 +21,21 @@ static MAX_BUCKETS: Integer = Integer::new(
     16 * 1024 * 1024,
 );
 
+/// An address needs room until all its failed attempts have come back.
+static MAX_FAILING_ADDRESSES: Integer = Integer::new(
+    About {
+        name: c"keysmith.max_failing_addresses",
+        description: c"The greatest number of addresses whose failed attempts are counted.",
+        explanation: c"Each takes some 70 bytes of shared memory. Without room, failed attempts \
+                       are refused and not counted.",
+        context: Context::Postmaster,
+        flags: 0,
+    },
+    16_384,
+    16,
+    16 * 1024 * 1024,
+);
+
 /// The number of keys whose place in the table the server caches, so that decisions about them need
 /// no index. The default takes 20 MB, and holds about 130,000 keys in use. Other keys are found by
 /// the index.
@@ -88,6 +103,10 @@ pub fn max_buckets() -> i32 {
     MAX_BUCKETS.get()
 }
 
+pub fn max_failing_addresses() -> i32 {
+    MAX_FAILING_ADDRESSES.get()
+}
+
 pub fn directory_size() -> i32 {
     DIRECTORY_SIZE.get()
 }
@@ -109,6 +128,7 @@ pub fn spend_timeout() -> i32 {
 pub fn define() {
     if is_preloading() {
         MAX_BUCKETS.define();
+        MAX_FAILING_ADDRESSES.define();
         DIRECTORY_SIZE.define();
     }
     EVENT_QUEUE_LIMIT.define();

@@ -114,6 +114,10 @@ PLAIN_OPTIONS = {
     "key_credits": [(-1, "", "must be 0 or more, not -1"), ("5", "", "must be an integer or null"), (0.5, "", "must be an integer")],
     "issuer": [("", "", "must have 1 to 255 characters"), ("a b", "", "must have 1 to 255 characters, no spaces"), ("x" * 256, "", "must have 1 to 255"),
                ("1a:b", "", "must have 1 to 255"), ("https://a b", "", "must have 1 to 255 characters, no spaces"), (1, "", "must be a string or null")],
+    "failure_limit": [(20, "", 'must be an object such as {"limit": 20, "window": "1 minute"}'), ({}, "", "lacks"),
+                      ({"limit": 0, "window": "1 s"}, ".limit", "must be from 1 to 1000000000, not 0"),
+                      ({"limit": 1, "window": "1 month"}, ".window", "without months and years"),
+                      ({"limit": 1, "window": "1 s", "burst": 2}, "", 'has an unknown field "burst"')],
 }
 KEY = {
     "label": [(1, "", "must be a string or null"), ("", "", "must not be empty"), ("a" * 101, "", "must have at most 100")],
@@ -281,7 +285,7 @@ def test_a_null_sets_the_default(db):
         "plan_features": {"grace": ["pro"], "limits": None}, "limits": [LIMIT], "charges": [], "usage_log": "nothing",
         "usage_details": False, "error_body": '{"error": "{code}"}', "default_lifetime": "1 day", "max_lifetime": "2 days",
         "require_label": True, "unique_labels": True, "allowlist": ["10.0.0.0/8"], "key_limits": [LIMIT], "key_credits": 5,
-        "issuer": "https://api.example.com",
+        "issuer": "https://api.example.com", "failure_limit": {"limit": 20, "window": "1 minute"},
     }
     # All options, but the prefixes, which a keyspace must have, and max_idle, which needs another usage_log.
     assert chosen.keys() | {"prefixes", "max_idle"} == OPTIONS.keys() | PLAIN_OPTIONS.keys()
@@ -295,7 +299,7 @@ def test_a_null_sets_the_default(db):
         return row, others
 
     usual = rows("usual")
-    json = {"display", "codes", "plan_features", "limits", "key_limits"}
+    json = {"display", "codes", "plan_features", "limits", "key_limits", "failure_limit"}
     db.call("create_keyspace", "made", **{name: Jsonb(value) if name in json else value for name, value in chosen.items()})
     db.call("create_keyspace", "altered")
     db.call("alter_keyspace", "altered", Jsonb(chosen))

@@ -16,7 +16,7 @@ GOOD = {
     "empty_scopes": ["'all'", "'defaults'", "'none'"], "endpoint": ["'/v1/{id}'"], "expires_at": ["'2999-01-01'", "clock_timestamp() + '10 ms'", "NULL"],
     "grace": ["'0'", "'10 ms'", "'1 day'"], "implies": ["'{c}'", "'{}'", "'{a:c,c}'"], "include_revoked": ["true", "false"],
     "key_prefix": ["'k_'", "NULL"], "key_snippet": ["'k_...x'", "NULL"], "label": ["'label'", "NULL"],
-    "label_length": ["10", "1000"], "limits": LIMITS, "key_limits": LIMITS, "key_credits": ["5", "0", "NULL"], "managed_by": ["'any_secret'", "'nobody'", "'a:b'"], "max_active_keys": ["10", "1000000", "NULL"],
+    "label_length": ["10", "1000"], "limits": LIMITS, "key_limits": LIMITS, "failure_limit": ["""'{"limit": 2, "window": "1 second"}'""", "NULL"], "key_credits": ["5", "0", "NULL"], "managed_by": ["'any_secret'", "'nobody'", "'a:b'"], "max_active_keys": ["10", "1000000", "NULL"],
     "metadata": ["""'{"a": [1, null]}'""", "'{}'"], "more_columns": ["'{}'", "'{body}'"], "page": ["1", "2"], "pages": ["1", "100"],
     "per": ["'hour'", "'day'"], "per_page": ["1", "100"], "plan": ["'pro'", "'free'", "NULL"], "plan_features": [f"'{FEATURES}'", "'{}'"],
     "prefixes": [f"'{PREFIXES}'", "NULL"], "reason": ["'why'"], "schemes": ["'{bearer}'", "'{bearer,key,x_api_key}'"], "scope": ["'a:b'", "'c'", "'new:one'"],

@@ -12,8 +12,10 @@ use crate::decide::lookup::Reader;
 use crate::decide::needs::{Listed, NeededScopes, shortened};
 use crate::decide::presented::{Presented, Sought};
 use crate::decide::token;
+use crate::limit::failures::{self, Attempt};
 use crate::verdict::Holder;
 use crate::{lag, limit};
+use keysmith_core::gcra::Rate;
 use keysmith_core::policy::allowlist::Allowlists;
 use keysmith_core::policy::lifetime::Life;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
@@ -85,10 +87,11 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     };
     let is_public = required.route.is_some_and(|route| route.is_public);
     let asked = Asked { reader: &reader, policy: &policy, keyspace, demand, charge, needs };
-    let steps = match presented {
+    let mut steps = match presented {
         Presented::Nothing if is_public => let_through(&asked),
         presented => steps(&asked, presented)?,
     };
+    steps.extend(policy.failure_limit.map(|rate| failed_attempts(&asked, rate, &steps)));
     let result = ResultSet::of(call);
     for (index, step) in (1..).zip(&steps) {
         step.put(index, result);
@@ -260,6 +263,32 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
         ),
     };
     Ok([limits, step(CREDITS, reason, saw)])
+}
+
+/// Whether the address has failed attempts left, if the first rule that refuses makes this one.
+fn failed_attempts(asked: &Asked, rate: Rate, steps: &[Step]) -> Step {
+    const RULE: &str = "failures";
+    let refusal = steps.iter().find_map(|step| match step.outcome {
+        StepResult::Refuse(reason) => Some(reason),
+        _ => None,
+    });
+    if !refusal.is_some_and(Reason::is_failed_attempt) {
+        return Step::not_reached(RULE);
+    }
+    let Some(address) = asked.demand.address else {
+        return Step { rule: RULE, outcome: StepResult::Pass, saw: "no address".into() };
+    };
+    let attempt = failures::peek(asked.keyspace, address, rate);
+    let (outcome, left) = match attempt {
+        Attempt::Allowed { left } => (StepResult::Pass, left.saturating_add(1)),
+        Attempt::TooMany { .. } => (StepResult::Refuse(Reason::TooManyFailures), 0),
+        Attempt::Uncounted => {
+            let saw = "failed attempts that can't be counted: the library must be preloaded".into();
+            return Step { rule: RULE, outcome: StepResult::Pass, saw };
+        }
+    };
+    let saw = format!("{address}: {left} failed attempts left");
+    Step { rule: RULE, outcome, saw }
 }
 
 /// What is wrong with a token.

@@ -3,11 +3,12 @@
 //! The clock is the machine's monotonic one. It is the same for all sessions, and setting the
 //! time of day does not change it.
 
+pub mod failures;
 mod status;
 mod table;
 
 pub use keysmith_core::claims::{Admission, Claim, Left};
-pub use table::{REGION, is_there};
+pub use table::{FAILURES, REGION, is_there};
 
 use keysmith_core::siphash::SipHasher;
 use table::{BucketTable, now};

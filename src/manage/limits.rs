@@ -6,6 +6,7 @@ use super::locked_key::LockedKey;
 use super::patch::Patch;
 use crate::limit;
 use keysmith_core::gcra::{MAX_CALLS, MAX_WINDOW, MIN_WINDOW, Rate};
+use keysmith_core::policy::failures;
 use keysmith_core::policy::limits::{
     self, HeldLimits, LIMIT_NAME_RULE, MAX_LIMITS, MAX_SHARED, is_limit_name,
 };
@@ -86,6 +87,31 @@ impl TryFrom<List<Limit, MAX_LIMITS>> for Limits {
     }
 }
 
+/// The limit of failed attempts, in its stored form.
+#[derive(Deserialize, Serialize)]
+#[serde(try_from = "GivenFailureLimit")]
+pub struct FailureLimit(String);
+
+#[derive(Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = r#"an object such as {"limit": 20, "window": "1 minute"}"#
+)]
+struct GivenFailureLimit {
+    limit: Calls,
+    window: Window,
+}
+
+impl TryFrom<GivenFailureLimit> for FailureLimit {
+    type Error = &'static str;
+
+    fn try_from(given: GivenFailureLimit) -> Result<FailureLimit, &'static str> {
+        let limit = u32::try_from(given.limit.0).unwrap_or(MAX_CALLS);
+        let rate = Rate::new(limit, given.window.0, limit).ok_or("must be within its bounds")?;
+        Ok(FailureLimit(failures::stored_form(rate)))
+    }
+}
+
 /// Reads an argument of type jsonb.
 pub fn given(call: &Call, n: usize) -> Result<Option<String>> {
     let limits: Option<Limits> = json::argument(call, n, NAME)?;
@@ -96,7 +122,12 @@ pub fn given(call: &Call, n: usize) -> Result<Option<String>> {
 
 /// Limits can't be given where nothing counts them.
 pub fn check_kept(limits: &Patch<Limits>) -> Result<()> {
-    if limits.value().is_some_and(|limits| limits.0.is_some()) && !limit::is_there() {
+    check_counted(limits.value().is_some_and(|limits| limits.0.is_some()))
+}
+
+/// The same for a limit of any sort.
+pub fn check_counted(is_given: bool) -> Result<()> {
+    if is_given && !limit::is_there() {
         return Err(Error::new(
             Code::NotPreloaded,
             "limits can't be kept: the library is not preloaded",

@@ -7,7 +7,7 @@ use super::field::{
 use super::idle;
 use super::json;
 use super::key::{self, MAX_SCOPES};
-use super::limits::{self, Limits};
+use super::limits::{self, FailureLimit, Limits};
 use super::patch::{self, Columns, Patch};
 use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::policy::expression::Expression;
@@ -62,13 +62,14 @@ pub struct Options {
     key_limits: Patch<Limits>,
     key_credits: Patch<Within<0, { i64::MAX }>>,
     issuer: Patch<Principal>,
+    failure_limit: Patch<FailureLimit>,
 }
 
 /// Reads an argument of `create_keyspace`.
 type Read = fn(&Call, usize, &str) -> Result<Option<Value>>;
 
 /// The arguments of `create_keyspace` after the name, in their order.
-const ARGUMENTS: [(&str, Read); 27] = [
+const ARGUMENTS: [(&str, Read); 28] = [
     ("prefixes", json::value),
     ("empty_scopes", text),
     ("default_scopes", required_texts),
@@ -96,6 +97,7 @@ const ARGUMENTS: [(&str, Read); 27] = [
     ("key_limits", json::value),
     ("key_credits", bigint),
     ("issuer", text),
+    ("failure_limit", json::value),
 ];
 
 #[derive(Deserialize, Serialize)]
@@ -283,6 +285,7 @@ impl Options {
     fn checked(self) -> Result<Options> {
         limits::check_kept(&self.limits)?;
         limits::check_kept(&self.key_limits)?;
+        limits::check_counted(self.failure_limit.value().is_some())?;
         Ok(self)
     }
 

@@ -43,6 +43,11 @@ pub const LIMIT_NAME_RULE: &str =
 
 /// The line of a limit.
 pub fn line(name: &str, rate: Rate) -> String {
+    format!("{}/{}/{}/{name}", rate.limit(), shown_window(rate), rate.burst())
+}
+
+/// The window of a rate, in the largest unit that divides it.
+pub(super) fn shown_window(rate: Rate) -> String {
     let window = rate.window();
     let (unit, length) = UNITS
         .into_iter()
@@ -50,7 +55,7 @@ pub fn line(name: &str, rate: Rate) -> String {
         .unwrap_or(("microsecond", 1));
     let count = window / length;
     let s = if count == 1 { "" } else { "s" };
-    format!("{}/{count} {unit}{s}/{}/{name}", rate.limit(), rate.burst())
+    format!("{count} {unit}{s}")
 }
 
 /// The limits of a stored text. `None` stands for a line that can't be read. It must not count as
@@ -151,11 +156,11 @@ fn read(line: &[u8]) -> Option<Limit<'_>> {
     Some(Limit { name, rate })
 }
 
-fn calls(text: &[u8]) -> Option<u32> {
+pub(super) fn calls(text: &[u8]) -> Option<u32> {
     u32::try_from(number(text)?).ok()
 }
 
-fn length(text: &[u8]) -> Option<u64> {
+pub(super) fn length(text: &[u8]) -> Option<u64> {
     let space = text.iter().position(|byte| *byte == b' ')?;
     let (count, unit) = text.split_at_checked(space)?;
     let unit = unit.get(1..)?;

@@ -306,6 +306,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'key_limits',   'rate limits of a new key that is given none, as for mint'),
     ('create_keyspace', 'key_credits',  'the credits of a new key that is given none; null for none'),
     ('create_keyspace', 'issuer',        'who issues the tokens; null for the keyspace''s name'),
+    ('create_keyspace', 'failure_limit', 'how many failed attempts an address has: {"limit": 20, "window": "1 minute"}'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
     ('drop_keyspace', 'cascade',        'whether to drop it although keys are neither revoked nor expired'),
