@@ -43,6 +43,10 @@ REFILL = [
 ]
 # The options of a keyspace that are jsonb by themselves.
 OPTIONS = {
+    "failure_limit": [(20, "", 'must be an object such as {"limit": 20, "window": "1 minute"}'), ({}, "", 'must have a field "limit"'),
+                      ({"limit": 0, "window": "1 s"}, ".limit", "must be from 1 to 1000000000, not 0"),
+                      ({"limit": 1, "window": "1 month"}, ".window", "must be an interval such as"),
+                      ({"limit": 1, "window": "1 s", "burst": 2}, "", 'has an unknown field "burst"')],
     "prefixes": [
         ([], "", "must be an object such as"), ({}, "", "must name at least one prefix"),
         ({"other": {"live": "a_"}}, "", 'has an unknown field "other"'),
@@ -114,10 +118,6 @@ PLAIN_OPTIONS = {
     "key_credits": [(-1, "", "must be 0 or more, not -1"), ("5", "", "must be an integer or null"), (0.5, "", "must be an integer")],
     "issuer": [("", "", "must have 1 to 255 characters"), ("a b", "", "must have 1 to 255 characters, no spaces"), ("x" * 256, "", "must have 1 to 255"),
                ("1a:b", "", "must have 1 to 255"), ("https://a b", "", "must have 1 to 255 characters, no spaces"), (1, "", "must be a string or null")],
-    "failure_limit": [(20, "", 'must be an object such as {"limit": 20, "window": "1 minute"}'), ({}, "", "lacks"),
-                      ({"limit": 0, "window": "1 s"}, ".limit", "must be from 1 to 1000000000, not 0"),
-                      ({"limit": 1, "window": "1 month"}, ".window", "without months and years"),
-                      ({"limit": 1, "window": "1 s", "burst": 2}, "", 'has an unknown field "burst"')],
 }
 KEY = {
     "label": [(1, "", "must be a string or null"), ("", "", "must not be empty"), ("a" * 101, "", "must have at most 100")],
