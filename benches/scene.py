@@ -48,7 +48,7 @@ VERDICT_COLUMNS = [
     "ok", "status", "code", "message", "reason", "key_id", "tenant", "tenant_id", "keyspace",
     "environment", "kind", "owner", "role", "scopes", "metadata", "expires_at", "limit_name",
     "limit_remaining", "retry_after", "credits_remaining", "request_id", "label", "plan",
-    "missing_scopes", "limit_limit", "limit_window", "limit_reset",
+    "missing_scopes", "limit_limit", "limit_window", "limit_reset", "limit_unit",
 ]
 # The kinds that the plpgsql peer has too.
 PEERS_COLUMNS = [

@@ -113,7 +113,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.unique_labels IS 'Whether a tenant''
 COMMENT ON COLUMN keysmith_private.keyspace.max_idle IS 'How long a key may be unused before it is disabled; null for any time';
 COMMENT ON COLUMN keysmith_private.keyspace.max_idle_since IS 'The time when max_idle got its value; no key is disabled earlier than so long after it';
 COMMENT ON COLUMN keysmith_private.keyspace.allowlist IS 'The networks that keys may be used from, whatever else their own allowlists name; null for all';
-COMMENT ON COLUMN keysmith_private.keyspace.key_limits IS 'The rate limits of a new key that is given none, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.keyspace.key_limits IS 'The rate limits of a new key that is given none, one per line: number, unit and per, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.key_credits IS 'The credits of a new key that is given none; null for none';
 COMMENT ON COLUMN keysmith_private.keyspace.issuer IS 'Who issues its tokens; null for the keyspace itself';
 COMMENT ON COLUMN keysmith_private.keyspace.failure_limit IS 'How many requests of an address may present no valid key in a window; null for any number';
@@ -121,7 +121,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of othe
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
 COMMENT ON COLUMN keysmith_private.keyspace.has_sha512_imports IS 'Whether keys may be stored by their SHA-512';
-COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: number, unit and per, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether records have the endpoint and the address of the client';
@@ -303,7 +303,7 @@ COMMENT ON TABLE keysmith_private.key IS 'Keys, as digests of digests; the keys 
 COMMENT ON COLUMN keysmith_private.key.generation IS 'The generation of the pepper that the digest was made with; 0 if without a pepper';
 COMMENT ON COLUMN keysmith_private.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
 COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of its line of rotations; the keys of a line share limits and credits';
-COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits, one per line: number, unit and per, window, burst, name';
 COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'The rate limits of the keys that made it, which count its calls too, one per line: first key of that line, calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends, if a key made it; null if it spends its own or its tenant''s';
 COMMENT ON COLUMN keysmith_private.key.idempotency_digest IS 'A digest of the idempotency_key of the call that made it';
@@ -528,7 +528,8 @@ CREATE TYPE keysmith_private.verdict AS (
     missing_scopes    text,
     limit_limit       bigint,
     limit_window      interval,
-    limit_reset       interval
+    limit_reset       interval,
+    limit_unit        text
 );
 CREATE DOMAIN keysmith.verdict AS keysmith_private.verdict;
 COMMENT ON DOMAIN keysmith.verdict IS 'A verdict, as verify returns it: for variables';
@@ -550,17 +551,18 @@ COMMENT ON COLUMN keysmith_private.verdict.role IS 'The role of the key, or else
 COMMENT ON COLUMN keysmith_private.verdict.scopes IS 'The scopes of the key within its role; {*} for every scope';
 COMMENT ON COLUMN keysmith_private.verdict.metadata IS 'The metadata of the key';
 COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'The time when the key expires; no event announces it, so check again then';
-COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused the request, or else the one with the fewest calls left';
-COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'The number of calls left in that limit';
+COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused the request, or else the one that is used up first';
+COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'How much is left in that limit, in its unit';
 COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'The time until the same request would pass, if no other comes first; null if never or unknown';
 COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'The balance after credits were spent';
 COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A unique id of this decision';
 COMMENT ON COLUMN keysmith_private.verdict.label IS 'The label of the key';
 COMMENT ON COLUMN keysmith_private.verdict.plan IS 'The plan of the tenant';
 COMMENT ON COLUMN keysmith_private.verdict.missing_scopes IS 'The expression of scopes that the key does not meet, if that is why the request is refused';
-COMMENT ON COLUMN keysmith_private.verdict.limit_limit IS 'How many calls that limit allows in its window';
+COMMENT ON COLUMN keysmith_private.verdict.limit_limit IS 'How much that limit allows in its window';
 COMMENT ON COLUMN keysmith_private.verdict.limit_window IS 'The window of that limit';
-COMMENT ON COLUMN keysmith_private.verdict.limit_reset IS 'The time until no call of that limit is missing, if no other comes';
+COMMENT ON COLUMN keysmith_private.verdict.limit_reset IS 'The time until nothing of that limit is missing, if no other request comes';
+COMMENT ON COLUMN keysmith_private.verdict.limit_unit IS 'The unit of that limit, such as calls or tokens';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2062,10 +2064,12 @@ CREATE FUNCTION keysmith.verify(
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
     sign_in boolean DEFAULT false,
-    weight integer DEFAULT 1
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
-COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer) IS
+COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text) IS
 'Decides whether a key may do this; writes nothing unless it spends, and works on standbys';
 
 CREATE FUNCTION keysmith.verify_json(
@@ -2077,10 +2081,12 @@ CREATE FUNCTION keysmith.verify_json(
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
     sign_in boolean DEFAULT false,
-    weight integer DEFAULT 1
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS json
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_json';
-COMMENT ON FUNCTION keysmith.verify_json(text, text[], inet, text, bigint, text, text, boolean, integer) IS
+COMMENT ON FUNCTION keysmith.verify_json(text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text) IS
 'As verify; the verdict is one JSON object, which is faster to read than a row';
 
 CREATE FUNCTION keysmith.verify_digest(
@@ -2092,10 +2098,12 @@ CREATE FUNCTION keysmith.verify_digest(
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
     sign_in boolean DEFAULT false,
-    weight integer DEFAULT 1
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
-COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
+COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text) IS
 'Decides about a key by its SHA-256; for callers that hash keys themselves';
 
 CREATE FUNCTION keysmith.verify_many(
@@ -2118,10 +2126,12 @@ CREATE FUNCTION keysmith.authenticate(
     keyspace text DEFAULT 'default',
     variant text DEFAULT NULL,
     spend bigint DEFAULT 0,
-    weight integer DEFAULT NULL
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
-COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
+COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer, jsonb, text) IS
 'Decides about a request; finds the key in its headers, and the needed scopes by its route';
 
 CREATE FUNCTION keysmith.authenticate_json(
@@ -2132,10 +2142,12 @@ CREATE FUNCTION keysmith.authenticate_json(
     keyspace text DEFAULT 'default',
     variant text DEFAULT NULL,
     spend bigint DEFAULT 0,
-    weight integer DEFAULT NULL
+    weight integer DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS json
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate_json';
-COMMENT ON FUNCTION keysmith.authenticate_json(jsonb, text, text, inet, text, text, bigint, integer) IS
+COMMENT ON FUNCTION keysmith.authenticate_json(jsonb, text, text, inet, text, text, bigint, integer, jsonb, text) IS
 'As authenticate; the verdict is one JSON object, which is faster to read than a row';
 
 CREATE TYPE keysmith_private.explanation AS (
@@ -2167,11 +2179,14 @@ CREATE FUNCTION keysmith.explain_verify(
     headers jsonb DEFAULT NULL,
     method text DEFAULT NULL,
     path text DEFAULT NULL,
-    variant text DEFAULT NULL
+    variant text DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS SETOF keysmith_private.explanation
 LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
 COMMENT ON FUNCTION keysmith.explain_verify(
-    text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
+    text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text, jsonb,
+    text) IS
 'Shows what each rule of a decision saw; says why a key is refused';
 
 CREATE FUNCTION keysmith.client_ip(
@@ -2354,10 +2369,11 @@ COMMENT ON FUNCTION keysmith.remove_route(text, text, text, text) IS
 
 CREATE VIEW keysmith.routes WITH (security_barrier) AS
 SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
-       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
-               'burst', l.part[3]::bigint) ORDER BY l.n)
-        FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+               'name', l.part[6], 'limit', l.part[1]::bigint, 'window', l.part[4],
+               'burst', l.part[5]::bigint, 'unit', nullif(l.part[2], 'calls'), 'per', l.part[3]))
+               ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(r.limits, '^(\d+)(?: (\S+))?(?: (\S+))?/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
        is_public AS public
 FROM keysmith_private.route r;
@@ -2502,10 +2518,11 @@ SELECT t.name AS tenant,
        (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
        keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,
-       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
-               'burst', l.part[3]::bigint) ORDER BY l.n)
-        FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+               'name', l.part[6], 'limit', l.part[1]::bigint, 'window', l.part[4],
+               'burst', l.part[5]::bigint, 'unit', nullif(l.part[2], 'calls'), 'per', l.part[3]))
+               ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(t.limits, '^(\d+)(?: (\S+))?(?: (\S+))?/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
        greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith_private.key k
                  JOIN keysmith_private.usage_last l USING (key_id)
@@ -2704,14 +2721,13 @@ SELECT k.key_id,
        -- The limits of the key come first, then those that it shares, with the key that has them. Most
        -- keys have no limits.
        CASE WHEN k.limits IS NOT NULL OR k.shared_limits IS NOT NULL THEN
-       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'name', l.part[5], 'limit', l.part[2]::bigint, 'window', l.part[3],
-               'burst', l.part[4]::bigint)
-               || CASE WHEN l.part[1] IS NULL THEN '{}'
-                      ELSE pg_catalog.jsonb_build_object('shared_with', l.part[1]) END ORDER BY l.n)
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+               'name', l.part[7], 'limit', l.part[2]::bigint, 'window', l.part[5],
+               'burst', l.part[6]::bigint, 'unit', nullif(l.part[3], 'calls'), 'per', l.part[4],
+               'shared_with', l.part[1])) ORDER BY l.n)
         FROM pg_catalog.regexp_matches(
                  pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
-                 '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+                 '^(?:([-0-9a-f]{36})/)?(\d+)(?: (\S+))?(?: (\S+))?/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) END AS limits,
        keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,
@@ -5200,10 +5216,12 @@ CREATE FUNCTION keysmith.serve(
     keyspace text DEFAULT 'default',
     variant text DEFAULT NULL,
     spend bigint DEFAULT 0,
-    peer inet DEFAULT NULL
+    peer inet DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS keysmith_private.response
 LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keysmith_serve';
-COMMENT ON FUNCTION keysmith.serve(jsonb, text, text, jsonb, inet, text, text, bigint, inet) IS
+COMMENT ON FUNCTION keysmith.serve(jsonb, text, text, jsonb, inet, text, text, bigint, inet, jsonb, text) IS
 'Decides about a request, and answers it if it is an endpoint''s; one call per request';
 /* </end connected objects> */
 
@@ -5441,6 +5459,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     (NULL, 'idempotency_key', 'a text of yours by which a repeated call finds the same key'),
     (NULL, 'timeout',         'how long to wait before an error'),
     (NULL, 'weight',          'how many calls it counts as in rate limits; 0 for none'),
+    (NULL, 'weights',         'what it counts for in units that you name: {"tokens": 1200}'),
+    (NULL, 'subject',         'for whom your application makes it, such as the id of your user'),
     ('verify', 'scopes',                'the scopes that it needs, all of these; each may be an expression: a | (b & c)'),
     ('verify', 'keyspace',              'the keyspace that must have the key'),
     ('verify', 'kind',                  'secret to refuse publishable keys; null to take both'),

@@ -20,6 +20,8 @@ pub struct Account<'a> {
     /// The key from which this one was rotated at first: successors share its limits and credits.
     pub key: [u8; 16],
     pub tenant: [u8; 16],
+    /// The member of the tenant that owns the key.
+    pub member: Option<&'a [u8]>,
     /// The delegating key whose credits this key spends, if that key has credits.
     pub purse: Option<[u8; 16]>,
     /// Rate limits in their stored form.
@@ -31,7 +33,7 @@ pub struct Account<'a> {
 /// The limits and credits of a key after a request, and what it lacks.
 #[derive(Default)]
 pub struct Standing<'a> {
-    /// The limit that refuses the request, or otherwise the one with the fewest calls left.
+    /// The limit that refuses the request, or otherwise the one that is used up first.
     pub limit: Option<Left<'a>>,
     /// In microseconds.
     pub retry_after: Option<i64>,
@@ -188,6 +190,7 @@ fn write<W: RecordWriter>(
         + reason_name.len()
         + keyspace.map_or(0, <[u8]>::len)
         + limit_name.map_or(0, <[u8]>::len)
+        + limit.map_or(0, |limit| limit.unit.len())
         + missing_scopes.map_or(0, <[u8]>::len)
         + holder.map_or(0, of_holder)
         + metadata.map_or(0, |json| json.image().len());
@@ -219,6 +222,7 @@ fn write<W: RecordWriter>(
     row.bigint(limit.map(|limit| i64::from(limit.rate.limit())));
     row.interval(limit.map(|limit| microseconds(limit.rate.window())));
     row.interval(limit.map(|limit| microseconds(limit.reset)));
+    row.text(limit.map(|limit| limit.unit));
     row.finish()
 }
 

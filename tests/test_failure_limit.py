@@ -253,6 +253,16 @@ def test_a_full_region_answers_as_without_the_limit():
         assert any("failed attempts were not counted" in " ".join(row.finding.split()) for row in db.rows("SELECT * FROM keysmith.doctor()"))
 
 
+def test_a_limit_that_cannot_be_read_is_told(shop):
+    """It refuses nobody more than a missing one does, but an operator sees that nothing is counted."""
+    before = shop.one("limit_status").uncounted_failures
+    shop.rows("UPDATE keysmith_private.keyspace SET failure_limit = '3 per hour' WHERE keyspace = 'default'")
+    assert attempts(shop, 5) == ["malformed_key"] * 5
+    assert shop.one("limit_status").uncounted_failures == before + 5
+    assert shop.value("SELECT raised FROM keysmith.alarms WHERE alarm = 'failures_uncounted'")
+    assert "can't be read" in shop.rows("SELECT saw FROM keysmith.explain_verify('nonsense', ip => %s)", ADDRESS)[-1].saw
+
+
 def test_without_preload_it_can_not_be_set():
     with running("unpreloaded", preload=False) as cluster:
         db = session(cluster)

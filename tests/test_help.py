@@ -82,7 +82,7 @@ def test_it_fits_a_screen(cluster, filled):
     for kind, name in known:
         text = lines(filled, name)
         assert text[0].endswith(name), name
-        assert len(text) <= (24 if kind == "Functions" and name not in ("create_keyspace", "import_key", "mint") else 40), name
+        assert len(text) <= (24 if kind == "Functions" and name not in ("create_keyspace", "import_key", "mint") else 48), name
     assert len(lines(filled)) < 110
     script = "".join(f"SELECT keysmith.help('{name}');\n" for _, name in known) + "SELECT keysmith.help();\n"
     output = printed(cluster, script)

@@ -24,6 +24,10 @@ LIMITS = [
     ([LIMIT | {"window": "400 days"}], "[0].window", "must be from 1 millisecond to 366 days"),
     ([LIMIT | {"burst": -1}], "[0].burst", "must be from 1 to 1000000000, not -1"),
     ([LIMIT | {"burst": "x"}], "[0].burst", "must be an integer or null"),
+    ([LIMIT | {"unit": "Tokens"}], "[0].unit", "must have 1 to 31 letters"),
+    ([LIMIT | {"unit": 5}], "[0].unit", "must be a string or null"),
+    ([LIMIT | {"per": "customer"}], "[0].per", "must be key, tenant, member, subject or address"),
+    ([LIMIT | {"per": ["key"]}], "[0].per", "must be a string or null"),
     ([LIMIT, LIMIT], "", "must have different names"),
     ([LIMIT | {"name": str(n)} for n in range(17)], "", "must have at most 16 elements, not 17"),
 ]
@@ -190,6 +194,10 @@ TEMPLATES = [
 
 CLAIMS = [([], "", "must be an object or null"), (1, "", "must be an object or null"), ("a", "", "must be an object or null")]
 
+WEIGHTS = [([], "", "must be a JSON object"), (None, "", "must be a JSON object"), ({"T": 1}, "", "must have units of"),
+           ({"t": 1.5}, "", "must have whole numbers"), ({"t": "1"}, "", "must have whole numbers")]
+REQUEST = {"headers": Jsonb({}), "method": "GET", "path": "/"}
+
 ARGUMENTS = [
     ("alter_keyspace", {"name": "default"}, "changes", fields(OPTIONS | PLAIN_OPTIONS)),
     ("alter_key", {"key_id": "KEY_ID"}, "changes", fields(KEY)),
@@ -208,6 +216,9 @@ ARGUMENTS = [
     ("derive_token", {"api_key": "KEY"}, "claims", CLAIMS),
     ("audit_verify", {}, "heads", HEADS),
     ("replay_revocations", {}, "revocations", REVOCATIONS),
+    *[(function, {"api_key": "KEY"}, "weights", WEIGHTS) for function in ("verify", "verify_json", "explain_verify")],
+    ("verify_digest", {"digest": b"x" * 32}, "weights", WEIGHTS),
+    *[(function, REQUEST, "weights", WEIGHTS) for function in ("authenticate", "authenticate_json", "serve")],
 ]
 
 

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 FORWARDED = Jsonb({"X-Forwarded-For": "192.0.2.7"})
 NOTHING = {}
 # A verdict without a value.
-VERDICT = "(" + "," * 26 + ")"
+VERDICT = "(" + "," * 27 + ")"
 # Arguments with which each function works. An argument and its type may follow a name, if several
 # functions have the name. Words in capitals stand for values of a key of the tenant acme.
 CALLS = {

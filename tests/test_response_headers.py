@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-COLUMNS = 27
+COLUMNS = 28
 
 
 def told(db, function, *positional, **named):
@@ -30,7 +30,7 @@ def of_fields(db, **fields):
 
 TYPES = {"ok": "boolean", "status": "integer", "code": "text", "message": "text", "reason": "text", "keyspace": "text",
          "limit_name": "text", "limit_limit": "bigint", "limit_remaining": "bigint", "limit_window": "interval",
-         "limit_reset": "interval", "retry_after": "interval", "missing_scopes": "text", "request_id": "uuid"}
+         "limit_reset": "interval", "limit_unit": "text", "retry_after": "interval", "missing_scopes": "text", "request_id": "uuid"}
 
 
 def test_an_accepted_key_has_no_headers_and_no_problem(db):

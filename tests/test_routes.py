@@ -309,7 +309,8 @@ def test_what_null_means_elsewhere(db):
     assert db.one("authenticate", headers, None, "/").reason == "insufficient_scope"
     assert db.one("authenticate", headers, "GET", None).reason == "insufficient_scope"
     assert db.one("authenticate", headers, "GET", "/", keyspace=None).reason == "wrong_keyspace"
-    for argument in ("spend", "weight", "sign_in"):
+    assert db.verify(key, weight=None, weights=None, subject=None).ok
+    for argument in ("spend", "sign_in"):
         assert argument in db.refused("KS400", "verify", key, **{argument: None})
     assert "spend" in db.refused("KS400", "authenticate", headers, "GET", "/", spend=None)
 

@@ -2,7 +2,9 @@
 //!
 //! A bucket that is full again can be forgotten, so another bucket may get its place. A bucket
 //! that is not full keeps its place: if there is no other, the caller is told. No owner can take
-//! so many places that the others get no bucket: see `SHARE`.
+//! so many places that the others get no bucket: see `SHARE`. Whoever sends requests can name any
+//! number of subjects and addresses. The buckets of such a crowd take nothing of what their owner
+//! has otherwise, and all crowds together take no more than half of a part.
 
 use crate::gcra::{Bucket, Rate};
 
@@ -20,6 +22,23 @@ const COUNTERS: usize = 64;
 pub type Owner = u64;
 /// The owner of buckets that are few and need no share.
 pub const NOBODY: Owner = 0;
+/// The mark of an owner of a crowd.
+const CROWD: Owner = 1 << 63;
+
+/// The owner with some hash.
+pub fn owner(hash: u128) -> Owner {
+    // A hash is practically never NOBODY. If it is, the next number is used.
+    (hash as Owner & !CROWD).max(NOBODY + 1)
+}
+
+/// Who owns the crowd of an owner.
+pub fn crowd_of(owner: Owner) -> Owner {
+    owner | CROWD
+}
+
+fn is_crowd(owner: Owner) -> bool {
+    owner & CROWD != 0
+}
 
 #[derive(Clone, Copy)]
 struct Place {
@@ -35,6 +54,8 @@ const NONE: u16 = u16::MAX;
 pub struct Part {
     capacity: u16,
     occupied: u16,
+    /// How many of them are of crowds.
+    crowded: u16,
     /// Places from here on were never used. Places that were given up are in a chain.
     begun: u16,
     given_up: u16,
@@ -50,6 +71,7 @@ impl Part {
         Part {
             capacity: u16::try_from(capacity.min(PLACES)).unwrap_or(0),
             occupied: 0,
+            crowded: 0,
             begun: 0,
             given_up: NONE,
             counters: [0; COUNTERS],
@@ -88,7 +110,8 @@ impl Part {
 
     fn may_have_another(&self, held: usize, owner: Owner) -> bool {
         let left = usize::from(self.capacity.saturating_sub(self.occupied));
-        left > 0 && (owner == NOBODY || held == 0 || held < left / SHARE)
+        let is_free = !is_crowd(owner) || self.crowded < self.capacity.div_ceil(2);
+        left > 0 && is_free && (owner == NOBODY || held == 0 || held < left / SHARE)
     }
 
     /// How many places the owner has, or more.
@@ -111,6 +134,7 @@ impl Part {
         *place = Place { name, bucket, owner, next: *first };
         *first = index;
         self.occupied += 1;
+        self.crowded += u16::from(is_crowd(owner));
         if let Some(count) = self.counters.get_mut(counter(owner)) {
             *count += 1;
         }
@@ -128,6 +152,7 @@ impl Part {
                     place.next = self.given_up;
                     self.given_up = index;
                     self.occupied -= 1;
+                    self.crowded -= u16::from(is_crowd(place.owner));
                     if let Some(count) = self.counters.get_mut(counter(place.owner)) {
                         *count -= 1;
                     }
@@ -194,12 +219,13 @@ mod tests {
         #[test]
         fn it_is_a_map_that_forgets_full_ones(
             capacity in 1usize..40,
-            acts in proptest::collection::vec((0u128..60, 0u64..6, 0u64..400_000), 1..300),
+            acts in proptest::collection::vec((0u128..60, 0u64..6, any::<bool>(), 0u64..400_000), 1..300),
         ) {
             let mut part = Part::new(capacity);
             let mut model: HashMap<u128, (Bucket, Owner)> = HashMap::new();
             let mut now = 0;
-            for (name, owner, pause) in acts {
+            for (name, owner, crowd, pause) in acts {
+                let owner = if crowd { crowd_of(owner) } else { owner };
                 now += pause;
                 // Some names share a chain.
                 let name = if name % 3 == 0 { name } else { (name % 3) + ((name as usize * PLACES) as u128) };
@@ -211,7 +237,9 @@ mod tests {
                 let has_place = part.find(name).is_some();
                 let put = part.put(name, used(now), owner, now);
                 // The bucket has a place already, or the share allows another one.
-                let fits = left > 0 && (owner == NOBODY || held == 0 || held < left / SHARE);
+                let crowded = live.iter().filter(|(_, owner)| is_crowd(*owner)).count();
+                let is_free = !is_crowd(owner) || crowded < capacity.div_ceil(2);
+                let fits = left > 0 && is_free && (owner == NOBODY || held == 0 || held < left / SHARE);
                 prop_assert_eq!(put, has_place || fits);
                 prop_assert!(put || !there);
                 if put {
@@ -247,6 +275,29 @@ mod tests {
             assert!(fill(&mut part, owner) > 0, "{owner}");
             assert_eq!(fill(&mut part, 1), 0);
         }
+    }
+
+    #[test]
+    fn crowds_leave_half_of_the_places_to_others() {
+        let mut part = Part::new(PLACES);
+        let mut name = 0u128;
+        let mut fill = |part: &mut Part, owner: Owner| {
+            let mut put = 0;
+            loop {
+                name += 1;
+                if !part.put(name, used(0), owner, 0) {
+                    return put;
+                }
+                put += 1;
+            }
+        };
+        let alone = fill(&mut part, crowd_of(1));
+        assert!((PLACES / 4 - 1..=PLACES / 4 + 1).contains(&alone), "{alone}");
+        let crowds: usize = (2..1000).map(|owner| fill(&mut part, crowd_of(owner))).sum();
+        assert_eq!(alone + crowds, PLACES / 2);
+        // The owner of a crowd has a share besides.
+        assert!(fill(&mut part, 1) >= PLACES / 8 - 1);
+        assert!((2..10).all(|owner| fill(&mut part, owner) > 0));
     }
 
     #[test]

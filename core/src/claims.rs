@@ -1,4 +1,4 @@
-//! How a decision takes calls from all of its limits, or from none.
+//! How a decision takes what it counts for from all of its limits, or from none.
 //!
 //! The buckets are in parts with a lock each. All parts of a decision are locked before any
 //! bucket is looked at. So the counts are exact, however many sessions call at the same time.
@@ -8,9 +8,13 @@ use crate::gcra::{Bucket, Check, Rate};
 use std::ops::DerefMut;
 
 /// A limit that a decision is held to.
+#[derive(Clone, Copy)]
 pub struct Claim<'a> {
     pub name: &'a [u8],
+    pub unit: &'a [u8],
     pub rate: Rate,
+    /// How much of the unit the request counts for.
+    pub weight: u32,
     /// The name of its bucket.
     pub bucket: u128,
     /// The owner of the bucket.
@@ -29,15 +33,34 @@ impl Claim<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Left<'a> {
     pub name: &'a [u8],
+    pub unit: &'a [u8],
     pub rate: Rate,
+    /// How much of the unit the request counts for.
+    pub weight: u32,
     pub remaining: u32,
-    /// After how many microseconds no call is missing, if no other comes.
+    /// After how many microseconds nothing is missing, if no other request comes.
     pub reset: u64,
+}
+
+impl Left<'_> {
+    /// Whether it would be used up sooner than another one by requests like this one. A limit of a
+    /// unit that the request does not count for comes last.
+    fn is_tighter(&self, other: &Left) -> bool {
+        match (self.weight, other.weight) {
+            (0, 0) => self.remaining < other.remaining,
+            (mine, others) => {
+                let product = |a: u32, b: u32| u64::from(a) * u64::from(b);
+                mine != 0
+                    && (others == 0
+                        || product(self.remaining, others) < product(other.remaining, mine))
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission<'a> {
-    /// The limit that has the fewest calls left.
+    /// The limit that requests like this one use up first.
     Passed(Left<'a>),
     /// The limit that refuses for the longest time, and after how many microseconds it will
     /// not.
@@ -82,20 +105,23 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
         LockedParts { claims, parts, first: None, others, before }
     }
 
-    /// Takes so many calls from all limits, or from none. It asks for no memory, and can't
-    /// fail: sessions wait for the locks.
-    pub fn take(&mut self, now: u64, weight: u32) -> Admission<'a> {
-        let outcome = self.look(now, weight);
-        if weight == 0 || !matches!(outcome, Admission::Passed { .. }) {
+    /// Takes the weight of each claim from its limit, or nothing from any. It asks for no memory,
+    /// and can't fail: sessions wait for the locks.
+    pub fn take(&mut self, now: u64) -> Admission<'a> {
+        let outcome = self.look(now);
+        if !matches!(outcome, Admission::Passed { .. }) {
             return outcome;
         }
         for (n, claim) in self.claims.iter().enumerate() {
             let part = self.part(claim);
             let before = part.find(claim.bucket);
-            let after = at_rate(before, claim, now).taken(claim.rate, now, weight);
-            if !part.put(claim.bucket, after, claim.owner, now) {
-                self.put_back(now);
-                return Admission::Unavailable;
+            // Nothing is taken of it, and so nothing is put back.
+            if claim.weight != 0 {
+                let after = at_rate(before, claim, now).taken(claim.rate, now, claim.weight);
+                if !part.put(claim.bucket, after, claim.owner, now) {
+                    self.put_back(now);
+                    return Admission::Unavailable;
+                }
             }
             if n + 1 < self.claims.len() {
                 self.before.push(before);
@@ -108,42 +134,73 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
     fn put_back(&mut self, now: u64) {
         while let Some(before) = self.before.pop() {
             let Some(claim) = self.claims.get(self.before.len()) else { return };
+            if claim.weight == 0 {
+                continue;
+            }
             let before = at_rate(before, claim, now);
             self.part(claim).put(claim.bucket, before, claim.owner, now);
         }
     }
 
     /// Gives back what `take` took.
-    pub fn give_back(&mut self, now: u64, weight: u32) {
-        for claim in self.claims {
+    pub fn give_back(&mut self, now: u64) {
+        for claim in self.claims.iter().filter(|claim| claim.weight != 0) {
             let part = self.part(claim);
             if let Some(bucket) = part.find(claim.bucket) {
-                let bucket = bucket.at_rate(claim.rate, now).given_back(weight);
+                let bucket = bucket.at_rate(claim.rate, now).given_back(claim.weight);
                 part.put(claim.bucket, bucket, claim.owner, now);
             }
         }
     }
 
+    /// Charges what a request used of a unit beyond what was taken, or gives back what it did not
+    /// use, after it was let through. False if there is no room for a bucket.
+    pub fn settle(&mut self, now: u64, unit: &[u8], difference: i64) -> bool {
+        let amount = u32::try_from(difference.unsigned_abs()).unwrap_or(u32::MAX);
+        let mut is_settled = true;
+        for claim in self.claims.iter().filter(|claim| claim.unit == unit && amount != 0) {
+            let part = self.part(claim);
+            let before = part.find(claim.bucket);
+            let after = match at_rate(before, claim, now) {
+                // A bucket without a place is full.
+                _ if before.is_none() && difference < 0 => continue,
+                bucket if difference < 0 => bucket.given_back(amount),
+                bucket => bucket.charged(claim.rate, now, amount),
+            };
+            is_settled &= part.put(claim.bucket, after, claim.owner, now);
+        }
+        is_settled
+    }
+
     /// Takes nothing, and returns the answer of `take`, except that there may be no room. If
     /// several limits refuse, the answer names the one that does so for the longest time: no
     /// limit refuses a call after that.
-    pub fn look(&mut self, now: u64, weight: u32) -> Admission<'a> {
-        let mut passed: Option<(&Claim, Bucket, u32)> = None;
-        let mut refused: Option<(&Claim, Bucket, u32, Option<u64>)> = None;
+    pub fn look(&mut self, now: u64) -> Admission<'a> {
+        let mut passed: Option<Left> = None;
+        let mut refused: Option<(Left, Option<u64>)> = None;
         for claim in self.claims {
             let part = self.part(claim);
             let before = part.find(claim.bucket);
             let bucket = at_rate(before, claim, now);
-            match bucket.check(now, weight) {
+            let left = |remaining, taken| Left {
+                name: claim.name,
+                unit: claim.unit,
+                rate: claim.rate,
+                weight: claim.weight,
+                remaining,
+                reset: bucket.reset(now, taken),
+            };
+            match bucket.check(now, claim.weight) {
                 Check::Allowed { remaining } => {
-                    if passed.is_none_or(|(_, _, fewest)| remaining < fewest) {
-                        passed = Some((claim, bucket, remaining));
+                    let left = left(remaining, claim.weight);
+                    if passed.is_none_or(|tightest| left.is_tighter(&tightest)) {
+                        passed = Some(left);
                     }
                 }
                 Check::Refused { remaining, retry_after } => {
-                    let longest = refused.map_or(0, |(_, _, _, wait)| wait.unwrap_or(u64::MAX));
+                    let longest = refused.map_or(0, |(_, wait)| wait.unwrap_or(u64::MAX));
                     if refused.is_none() || retry_after.unwrap_or(u64::MAX) > longest {
-                        refused = Some((claim, bucket, remaining, retry_after));
+                        refused = Some((left(remaining, 0), retry_after));
                     }
                     // A limit that was altered counts from here on as it is now.
                     if before.is_some() {
@@ -152,19 +209,9 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
                 }
             }
         }
-        let left = |claim: &Claim<'a>, bucket: Bucket, remaining, taken| Left {
-            name: claim.name,
-            rate: claim.rate,
-            remaining,
-            reset: bucket.reset(now, taken),
-        };
         match (refused, passed) {
-            (Some((claim, bucket, remaining, retry_after)), _) => {
-                Admission::Refused { limit: left(claim, bucket, remaining, 0), retry_after }
-            }
-            (None, Some((claim, bucket, remaining))) => {
-                Admission::Passed(left(claim, bucket, remaining, weight))
-            }
+            (Some((limit, retry_after)), _) => Admission::Refused { limit, retry_after },
+            (None, Some(limit)) => Admission::Passed(limit),
             (None, None) => Admission::Unavailable,
         }
     }
@@ -186,17 +233,25 @@ fn at_rate(bucket: Option<Bucket>, claim: &Claim, now: u64) -> Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::weights::CALLS;
+    use proptest::prelude::*;
     use std::cell::RefCell;
 
     /// A claim on a bucket of a part that refills a call a second.
     fn claim(part: u128, bucket: u128, burst: u32) -> Claim<'static> {
         let rate = Rate::new(1, 1_000_000, burst).unwrap();
-        Claim { name: b"name", rate, bucket: part << 64 | bucket, owner: bucket as Owner }
+        Claim {
+            name: b"name",
+            unit: CALLS,
+            rate,
+            weight: 1,
+            bucket: part << 64 | bucket,
+            owner: bucket as Owner,
+        }
     }
 
     fn take(parts: &[RefCell<Part>], claims: &[Claim<'static>], now: u64) -> Admission<'static> {
-        LockedParts::all(claims, parts.len(), |n| parts.get(n).map(RefCell::borrow_mut))
-            .take(now, 1)
+        LockedParts::all(claims, parts.len(), |n| parts.get(n).map(RefCell::borrow_mut)).take(now)
     }
 
     #[test]
@@ -222,11 +277,97 @@ mod tests {
         });
         assert!(matches!(take(&parts, &claims[..1], 0), Admission::Passed { .. }));
         assert!(matches!(take(&parts, &claims[1..2], 5), Admission::Passed { .. }));
-        let left = |name, rate, remaining, reset| Left { name, rate, remaining, reset };
+        let left = |name, rate, remaining, reset| Left {
+            name,
+            unit: CALLS,
+            rate,
+            weight: 1,
+            remaining,
+            reset,
+        };
         let limit = left(b"two", claims[1].rate, 0, 999_995);
         let refused = Admission::Refused { limit, retry_after: Some(999_995) };
         assert_eq!(take(&parts, &claims, 10), refused);
         let passed = Admission::Passed(left(b"six", claims[2].rate, 8, 1_000_000));
         assert_eq!(take(&parts, &claims[2..], 10), passed);
+    }
+
+    fn of(unit: &'static [u8], weight: u32, bucket: u128, burst: u32) -> Claim<'static> {
+        Claim { name: unit, unit, weight, ..claim(bucket % 2, bucket, burst) }
+    }
+
+    fn with<T>(
+        parts: &[RefCell<Part>],
+        claims: &[Claim<'static>],
+        body: impl FnOnce(&mut LockedParts<'_, 'static, std::cell::RefMut<'_, Part>>) -> T,
+    ) -> T {
+        let lock = |n: usize| parts.get(n).map(RefCell::borrow_mut);
+        body(&mut LockedParts::all(claims, parts.len(), lock))
+    }
+
+    #[test]
+    fn each_claim_takes_its_own_weight_and_all_are_taken_or_none() {
+        let parts = [4, 4].map(|capacity| RefCell::new(Part::new(capacity)));
+        let asked = |calls, tokens| [of(CALLS, calls, 1, 10), of(b"tokens", tokens, 2, 1000)];
+        let left = |outcome| match outcome {
+            Admission::Passed(left) => (true, left.name, left.remaining),
+            Admission::Refused { limit, .. } => (false, limit.name, limit.remaining),
+            Admission::Unavailable => (false, &b""[..], 0),
+        };
+        // Requests like this one use up the tokens first.
+        assert_eq!(left(take(&parts, &asked(1, 600), 0)), (true, &b"tokens"[..], 400));
+        assert_eq!(left(take(&parts, &asked(1, 600), 0)), (false, &b"tokens"[..], 400));
+        assert_eq!(left(take(&parts, &asked(1, 0), 0)), (true, CALLS, 8));
+        assert_eq!(left(take(&parts, &asked(0, 400), 0)), (true, &b"tokens"[..], 0));
+        // What a request does not count for does not refuse it.
+        assert_eq!(left(take(&parts, &asked(8, 0), 0)), (true, CALLS, 0));
+        assert_eq!(left(take(&parts, &asked(0, 0), 0)), (true, CALLS, 0));
+        let Admission::Refused { retry_after, limit } = take(&parts, &asked(0, 1001), 0) else {
+            panic!()
+        };
+        assert_eq!((retry_after, limit.unit), (None, &b"tokens"[..]));
+    }
+
+    #[test]
+    fn debt_refuses_those_who_count_for_the_unit_until_it_is_gone() {
+        let parts = [4, 4].map(|capacity| RefCell::new(Part::new(capacity)));
+        let asked = |calls, tokens| [of(CALLS, calls, 1, 10), of(b"tokens", tokens, 2, 5)];
+        assert!(with(&parts, &asked(1, 1), |parts| parts.settle(0, b"tokens", 8)));
+        let Admission::Refused { limit, retry_after } = take(&parts, &asked(1, 1), 0) else {
+            panic!()
+        };
+        assert_eq!((limit.remaining, retry_after), (0, Some(4_000_000)));
+        assert!(matches!(take(&parts, &asked(1, 0), 0), Admission::Passed { .. }));
+        assert!(with(&parts, &asked(1, 1), |parts| parts.settle(0, b"tokens", -4)));
+        assert!(matches!(take(&parts, &asked(1, 1), 0), Admission::Passed { .. }));
+        assert!(matches!(take(&parts, &asked(1, 1), 0), Admission::Refused { .. }));
+        // Nothing makes a bucket hold more than it does.
+        assert!(with(&parts, &asked(1, 1), |parts| parts.settle(0, b"tokens", i64::MIN)));
+        assert!(matches!(take(&parts, &asked(1, 6), 0), Admission::Refused { .. }));
+        assert!(matches!(take(&parts, &asked(1, 5), 0), Admission::Passed { .. }));
+    }
+
+    proptest! {
+        /// Two units, and requests that count for one, both or none.
+        #[test]
+        fn no_unit_gives_more_than_it_has(
+            requests in proptest::collection::vec((0u64..600_000, 0u32..4, 0u32..9), 1..200),
+        ) {
+            let parts = [4, 4].map(|capacity| RefCell::new(Part::new(capacity)));
+            let (mut now, mut taken) = (5, [0u64; 2]);
+            for (pause, calls, tokens) in requests {
+                now += pause;
+                let claims = [of(CALLS, calls, 1, 6), of(b"tokens", tokens, 2, 20)];
+                let outcome = take(&parts, &claims, now);
+                let fits = |unit: usize, burst: u64, weight| {
+                    weight == 0 || taken[unit] + u64::from(weight) <= burst + (now - 5) / 1_000_000
+                };
+                if matches!(outcome, Admission::Passed { .. }) {
+                    prop_assert!(fits(0, 6, calls) && fits(1, 20, tokens));
+                    taken[0] += u64::from(calls);
+                    taken[1] += u64::from(tokens);
+                }
+            }
+        }
     }
 }

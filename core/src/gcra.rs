@@ -155,6 +155,17 @@ impl Bucket {
         Bucket { full_at: from.saturating_add(rate.parts(weight)), ..before }
     }
 
+    /// The bucket after it was charged for what was used already, even beyond what it holds. Then it
+    /// is in debt, and refuses every call until that has come back. The debt is at most ten times what
+    /// the bucket holds: so it ends after eleven times the time in which an empty bucket fills.
+    pub fn charged(self, rate: Rate, now: u64, weight: u32) -> Bucket {
+        const MOST_DEBTS: u128 = 10;
+        let before = self.converted(rate, now);
+        let most = rate.moment(now).saturating_add(rate.whole().saturating_mul(1 + MOST_DEBTS));
+        let after = before.taken(rate, now, weight);
+        Bucket { full_at: after.full_at.min(most.max(before.full_at)), ..after }
+    }
+
     /// The bucket after a call was given back.
     pub fn given_back(self, weight: u32) -> Bucket {
         Bucket { full_at: self.full_at.saturating_sub(self.rate.parts(weight)), ..self }
@@ -302,6 +313,29 @@ mod tests {
                 let after = bucket.given_back(weight);
                 prop_assert_eq!(after.check(now, 1), before.check(now, 1));
             }
+        }
+
+        #[test]
+        fn what_is_charged_comes_back_and_debts_end(
+            rate in rates(), now in 0u64..1 << 50, used in 0u32..30, charged in proptest::collection::vec(any::<u32>(), 0..5),
+        ) {
+            let mut bucket = Bucket::full(rate);
+            for _ in 0..used {
+                pass(&mut bucket, now, 1);
+            }
+            for weight in charged {
+                let before = bucket.missing(now);
+                bucket = bucket.charged(rate, now, weight);
+                let most = 11 * rate.whole();
+                prop_assert_eq!(bucket.missing(now), (before + rate.parts(weight)).min(most));
+            }
+            if let Check::Refused { remaining, retry_after: Some(wait @ ..0x1000_0000_0000_0000) } = bucket.check(now, 1) {
+                prop_assert!(remaining == 0);
+                let allowed = |moment| matches!(bucket.check(moment, 1), Check::Allowed { .. });
+                prop_assert!(allowed(now + wait) && !allowed(now + wait - 1));
+            }
+            let free = matches!(bucket.check(now, 0), Check::Allowed { .. });
+            prop_assert!(free);
         }
 
         /// Neither panics nor opens, whatever the clock and the rates do.

@@ -22,7 +22,7 @@ GOOD = {
     "prefixes": [f"'{PREFIXES}'", "NULL"], "reason": ["'why'"], "schemes": ["'{bearer}'", "'{bearer,key,x_api_key}'"], "scope": ["'a:b'", "'c'", "'new:one'"],
     "since": ["'2020-01-01'", "now()", "'-infinity'"], "source": ["'a page'"], "spend": ["0", "1", "3"], "started_cleanly": ["true", "false"],
     "unlisted_routes": ["'any_key'", "'refuse'"], "until": ["NULL", "now()", "'2999-01-01'"], "usage_log": ["'everything'", "'refusals'", "'nothing'"],
-    "variant": ["NULL", "'v'"], "weight": ["1", "2"], "width": ["50", "80", "500"],
+    "variant": ["NULL", "'v'"], "weight": ["1", "2", "NULL"], "weights": ["NULL", """'{"tokens": 12}'""", """'{"tokens": 0, "calls": 2}'"""], "subject": ["NULL", "'user-42'"], "width": ["50", "80", "500"],
     "cascade": ["true", "false"], "older_than": ["'1 second'", "'1 day'", "'10000 days'"], "disabled": ["true", "false"], "idempotency_key": ["NULL", "'one'"],
     "refill": ["NULL", """'{"amount": 10, "every": "day"}'"""], "scanner_patterns.format": ["'regex'", "'gitleaks'", "'trufflehog'"],
     "add_scopes.scopes": ["'{a:b}'", "'{c}'"], "remove_scopes.scopes": ["'{a:b}'", "'{c}'"], "remove_role.role": ["'reader'", "'writer'"],

@@ -180,6 +180,14 @@ impl<'a> Json<'a> {
         }
     }
 
+    /// A number that is whole, not negative and less than 10^16.
+    pub fn whole_number(self) -> Option<u64> {
+        match self {
+            Json::Number(image) => whole(image),
+            _ => None,
+        }
+    }
+
     fn is_plain(self, levels: usize) -> bool {
         match self {
             Json::Object(of) | Json::Array(of) => {
@@ -189,6 +197,42 @@ impl<'a> Json<'a> {
             Json::Text(_) | Json::Null | Json::Other => true,
         }
     }
+}
+
+/// The value of a number, if it is whole, not negative and less than 10^16.
+fn whole(numeric: &[u8]) -> Option<u64> {
+    const IS_SHORT_FORM: u16 = 0x8000;
+    const IS_NEGATIVE: u16 = 0x2000;
+    /// Of a weight in the short form: six bits and a sign.
+    const WEIGHT: u16 = 0x003f;
+    const WEIGHT_SIGN: u16 = 0x0040;
+    const MOST_WEIGHT: i16 = 3;
+    let header = if numeric.first()? & 1 == 1 { 1 } else { WORD };
+    let half = |at: usize| numeric.get(header + at..)?.first_chunk().copied();
+    let head = u16::from_ne_bytes(half(0)?);
+    let (is_negative, weight, digits) = match head & 0xc000 {
+        0xc000 => return None,
+        IS_SHORT_FORM => {
+            let weight = (head & WEIGHT) as i16;
+            let weight = if head & WEIGHT_SIGN != 0 { weight - 64 } else { weight };
+            (head & IS_NEGATIVE != 0, weight, header + 2)
+        }
+        sign => (sign != 0, i16::from_ne_bytes(half(2)?), header + 4),
+    };
+    let digits = numeric.get(digits..)?;
+    if digits.is_empty() {
+        return Some(0);
+    }
+    // There are no zeros after the last digit that counts, so more digits than these are a fraction.
+    let count = digits.len() / 2;
+    if is_negative || !(0..=MOST_WEIGHT).contains(&weight) || count > weight as usize + 1 {
+        return None;
+    }
+    let digit = |index: usize| {
+        let digit = digits.get(2 * index..).and_then(<[u8]>::first_chunk);
+        digit.map_or(0, |digit| u64::from(u16::from_ne_bytes(*digit)))
+    };
+    Some((0..=weight as usize).fold(0, |number, index| number * 10_000 + digit(index)))
 }
 
 /// Whether the text of a number is not much longer than the number: it has few more digits than are

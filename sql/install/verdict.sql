@@ -27,7 +27,8 @@ CREATE TYPE keysmith_private.verdict AS (
     missing_scopes    text,
     limit_limit       bigint,
     limit_window      interval,
-    limit_reset       interval
+    limit_reset       interval,
+    limit_unit        text
 );
 CREATE DOMAIN keysmith.verdict AS keysmith_private.verdict;
 COMMENT ON DOMAIN keysmith.verdict IS 'A verdict, as verify returns it: for variables';
@@ -49,14 +50,15 @@ COMMENT ON COLUMN keysmith_private.verdict.role IS 'The role of the key, or else
 COMMENT ON COLUMN keysmith_private.verdict.scopes IS 'The scopes of the key within its role; {*} for every scope';
 COMMENT ON COLUMN keysmith_private.verdict.metadata IS 'The metadata of the key';
 COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'The time when the key expires; no event announces it, so check again then';
-COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused the request, or else the one with the fewest calls left';
-COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'The number of calls left in that limit';
+COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused the request, or else the one that is used up first';
+COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'How much is left in that limit, in its unit';
 COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'The time until the same request would pass, if no other comes first; null if never or unknown';
 COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'The balance after credits were spent';
 COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A unique id of this decision';
 COMMENT ON COLUMN keysmith_private.verdict.label IS 'The label of the key';
 COMMENT ON COLUMN keysmith_private.verdict.plan IS 'The plan of the tenant';
 COMMENT ON COLUMN keysmith_private.verdict.missing_scopes IS 'The expression of scopes that the key does not meet, if that is why the request is refused';
-COMMENT ON COLUMN keysmith_private.verdict.limit_limit IS 'How many calls that limit allows in its window';
+COMMENT ON COLUMN keysmith_private.verdict.limit_limit IS 'How much that limit allows in its window';
 COMMENT ON COLUMN keysmith_private.verdict.limit_window IS 'The window of that limit';
-COMMENT ON COLUMN keysmith_private.verdict.limit_reset IS 'The time until no call of that limit is missing, if no other comes';
+COMMENT ON COLUMN keysmith_private.verdict.limit_reset IS 'The time until nothing of that limit is missing, if no other request comes';
+COMMENT ON COLUMN keysmith_private.verdict.limit_unit IS 'The unit of that limit, such as calls or tokens';

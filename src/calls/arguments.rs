@@ -1,7 +1,9 @@
 //! Arguments that several functions share.
 
-use pg::call::{Call, must_not_be_null};
+use keysmith_core::policy::weights::Asked;
+use pg::call::{Bytes, Call, must_not_be_null};
 use pg::error::{Error, Result};
+use pg::jsonb::Json;
 
 /// The argument `spend`.
 pub fn spend(call: &Call, n: usize) -> Result<i64> {
@@ -13,13 +15,37 @@ pub fn spend(call: &Call, n: usize) -> Result<i64> {
     }
 }
 
-/// The argument `weight`; null stands for the weight of the route.
-pub fn weight(call: &Call, n: usize) -> Result<Option<u32>> {
-    let weight = call.integer(n).map(u32::try_from).transpose();
-    weight.map_err(|_| Error::argument("weight", "must not be negative"))
+/// The argument `weights`, and the argument `weight`, which is one of them.
+#[inline]
+pub fn weights<'a>(call: &'a Call, weight: Option<usize>, weights: usize) -> Result<Asked<'a>> {
+    let calls = weight.and_then(|n| call.integer(n)).map(u32::try_from).transpose();
+    let calls = calls.map_err(|_| Error::argument("weight", "must not be negative"))?;
+    match call.json(weights) {
+        None => Ok(Asked::new(calls)),
+        Some(given) => read_weights(Asked::new(calls), given),
+    }
 }
 
-/// The argument `weight`, which must not be null.
-pub fn required_weight(call: &Call, n: usize) -> Result<u32> {
-    weight(call, n)?.ok_or_else(|| must_not_be_null("weight"))
+#[cold]
+fn read_weights<'a>(mut asked: Asked<'a>, given: Json<'a>) -> Result<Asked<'a>> {
+    let fault = |rule| {
+        Error::argument("weights", rule)
+            .hint(r#"It is an object of units and whole numbers, such as {"tokens": 1200}."#)
+    };
+    let Json::Object(units) = given else { return Err(fault("must be a JSON object")) };
+    for (unit, weight) in units.pairs() {
+        asked.add(unit, weight.whole_number()).map_err(fault)?;
+    }
+    Ok(asked)
+}
+
+/// The argument `subject`: for whom the application makes the request.
+#[inline]
+pub fn subject(call: &Call, n: usize) -> Result<Option<&[u8]>> {
+    const MOST: usize = 128;
+    match call.bytes(n, MOST) {
+        None => Ok(None),
+        Some(Bytes::Read(subject)) if !subject.is_empty() => Ok(Some(subject)),
+        Some(_) => Err(Error::argument("subject", "must have 1 to 128 bytes")),
+    }
 }

@@ -11,6 +11,7 @@ use crate::verdict::{self, Form, Row, Verdict};
 use keysmith_core::policy::header::{Credential, Finder, HeaderValue, Schemes};
 use keysmith_core::policy::route::{Match, Path, is_requested_method};
 use keysmith_core::policy::verdict::Reason;
+use keysmith_core::policy::weights::Asked;
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::Result;
 use pg::jsonb::Json;
@@ -34,8 +35,9 @@ pub struct HttpRequest<'a> {
     pub keyspace: &'a [u8],
     pub variant: Option<&'a [u8]>,
     pub spend: i64,
-    /// `None` for the weight of the route.
-    pub weight: Option<u32>,
+    /// A weight in calls that is not given is that of the route.
+    pub weights: Asked<'a>,
+    pub subject: Option<&'a [u8]>,
 }
 
 fn authenticate(call: &Call) -> Result<Option<Datum>> {
@@ -57,7 +59,8 @@ fn request(call: &Call) -> Result<HttpRequest<'_>> {
         keyspace: name(call, 4).unwrap_or_default(),
         variant: text(call, 5),
         spend: arguments::spend(call, 6)?,
-        weight: arguments::weight(call, 7)?,
+        weights: arguments::weights(call, Some(7), 8)?,
+        subject: arguments::subject(call, 9)?,
     })
 }
 
@@ -105,7 +108,8 @@ pub fn decide_by<'m, F: Form>(
     decision.request.path = request.path;
     decision.charge.route = required.route;
     decision.charge.spend = request.spend;
-    decision.charge.weight = request.weight.unwrap_or(required.weight());
+    decision.charge.weights = request.weights.weights(required.weight());
+    decision.charge.subject = request.subject;
     decision.verdict(memory, sought)
 }
 

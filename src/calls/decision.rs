@@ -129,7 +129,7 @@ impl<'a> Decision<'a> {
         let (reason, mut standing) = match rules::decide(&found, &self.demand) {
             Reason::Ok => {
                 let catalog = self.reader.catalog;
-                self.charge.collect(catalog, &self.policy, &holder.account)?
+                self.charge.collect(catalog, &self.policy, &holder.account, self.demand.address)?
             }
             reason => self.after_failures(reason),
         };
@@ -151,10 +151,10 @@ impl<'a> Decision<'a> {
     #[inline]
     fn after_failures<'s>(&self, reason: Reason) -> (Reason, Standing<'s>) {
         let mut standing = Standing::default();
-        if let Some(rate) = self.policy.failure_limit
+        if let Some(limit) = &self.policy.failure_limit
             && let Some(address) = self.demand.address
             && reason.is_failed_attempt()
-            && let Attempt::TooMany { retry_after } = failures::count(self.keyspace, address, rate)
+            && let Attempt::TooMany { retry_after } = failures::count(self.keyspace, address, limit)
         {
             standing.retry_after = Some(retry_after);
             return (Reason::TooManyFailures, standing);
@@ -201,7 +201,14 @@ impl<'a> Decision<'a> {
 
     /// The request as usage records contain it.
     fn noted(&self) -> usage::Request<'a> {
-        usage::Request { address: self.demand.address, at: self.demand.now, ..self.request }
+        usage::Request {
+            address: self.demand.address,
+            at: self.demand.now,
+            spend: self.charge.spend,
+            weights: self.charge.weights,
+            subject: self.charge.subject,
+            ..self.request
+        }
     }
 }
 

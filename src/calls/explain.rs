@@ -15,7 +15,6 @@ use crate::decide::token;
 use crate::limit::failures::{self, Attempt};
 use crate::verdict::Holder;
 use crate::{lag, limit};
-use keysmith_core::gcra::Rate;
 use keysmith_core::policy::allowlist::Allowlists;
 use keysmith_core::policy::lifetime::Life;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
@@ -80,10 +79,12 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
         environment: name(call, 6),
         ..demand(needs)
     };
+    let weights = arguments::weights(call, Some(8), 13)?;
     let charge = Charge {
         route: required.route,
         spend: arguments::spend(call, 4)?,
-        weight: arguments::weight(call, 8)?.unwrap_or(required.weight()),
+        weights: weights.weights(required.weight()),
+        subject: arguments::subject(call, 14)?,
     };
     let is_public = required.route.is_some_and(|route| route.is_public);
     let asked = Asked { reader: &reader, policy: &policy, keyspace, demand, charge, needs };
@@ -91,7 +92,8 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
         Presented::Nothing if is_public => let_through(&asked),
         presented => steps(&asked, presented)?,
     };
-    steps.extend(policy.failure_limit.map(|rate| failed_attempts(&asked, rate, &steps)));
+    let failures = policy.failure_limit.as_deref();
+    steps.extend(failures.map(|limit| failed_attempts(&asked, limit, &steps)));
     let result = ResultSet::of(call);
     for (index, step) in (1..).zip(&steps) {
         step.put(index, result);
@@ -232,13 +234,15 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
     let account = &holder.account;
     let limits = if !limits::apply(policy, account, charge.route) {
         step(LIMITS, Reason::Ok, "no limits".into())
-    } else if let Some(claims) = limits::claims(policy, account, charge.route) {
-        let (reason, standing) = charge::told(limit::peek(&claims, charge.weight));
+    } else if let Some(claims) =
+        limits::claims(policy, account, &charge.counted(asked.demand.address))
+    {
+        let (reason, standing) = charge::told(limit::peek(&claims));
         let saw = standing.limit.map_or("no limits".into(), |limit| {
-            let weight = charge.weight;
+            let (unit, weight) = (lossy(limit.unit), limit.weight);
             let taken = if reason == Reason::Ok { weight } else { 0 };
             let left = limit.remaining.saturating_add(taken);
-            format!("{}: {left} calls left; the request counts for {weight}", lossy(limit.name))
+            format!("{}: {left} {unit} left; the request counts for {weight}", lossy(limit.name))
         });
         step(LIMITS, reason, saw)
     } else {
@@ -266,7 +270,7 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
 }
 
 /// Whether the address has failed attempts left, if the first rule that refuses makes this one.
-fn failed_attempts(asked: &Asked, rate: Rate, steps: &[Step]) -> Step {
+fn failed_attempts(asked: &Asked, limit: &str, steps: &[Step]) -> Step {
     const RULE: &str = "failures";
     let refusal = steps.iter().find_map(|step| match step.outcome {
         StepResult::Refuse(reason) => Some(reason),
@@ -278,12 +282,12 @@ fn failed_attempts(asked: &Asked, rate: Rate, steps: &[Step]) -> Step {
     let Some(address) = asked.demand.address else {
         return Step { rule: RULE, outcome: StepResult::Pass, saw: "no address".into() };
     };
-    let attempt = failures::peek(asked.keyspace, address, rate);
+    let attempt = failures::peek(asked.keyspace, address, limit);
     let (outcome, left) = match attempt {
         Attempt::Allowed { left } => (StepResult::Pass, left.saturating_add(1)),
         Attempt::TooMany { .. } => (StepResult::Refuse(Reason::TooManyFailures), 0),
         Attempt::Uncounted => {
-            let saw = "failed attempts that can't be counted: the library must be preloaded".into();
+            let saw = "failed attempts that can't be counted: the limit can't be read, or the library is not preloaded".into();
             return Step { rule: RULE, outcome: StepResult::Pass, saw };
         }
     };

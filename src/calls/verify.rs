@@ -30,6 +30,8 @@ mod position {
     pub const ENVIRONMENT: usize = 6;
     pub const SIGN_IN: usize = 7;
     pub const WEIGHT: usize = 8;
+    pub const WEIGHTS: usize = 9;
+    pub const SUBJECT: usize = 10;
     /// `verify_many` lacks the arguments that concern a single request.
     pub const KIND_OF_MANY: usize = 4;
     pub const ENVIRONMENT_OF_MANY: usize = 5;
@@ -63,13 +65,15 @@ fn one<'c, F: Form>(call: &'c Call, presented: Presented) -> Result<Verdict<'c, 
     let reader = Reader::new(&catalog);
     let (policy, sought) = reader.sought(keyspace, |_| presented)?;
     let needs = asked(call)?;
+    let weights = arguments::weights(call, Some(position::WEIGHT), position::WEIGHTS)?;
     let mut decision = Decision::new(&reader, policy, keyspace, &needs);
     decision.demand.address = call.address(position::IP);
     decision.demand.kind = name(call, position::KIND);
     decision.demand.environment = name(call, position::ENVIRONMENT);
     decision.signs_in = call.boolean(position::SIGN_IN, "sign_in")?;
     decision.charge.spend = arguments::spend(call, position::SPEND)?;
-    decision.charge.weight = arguments::required_weight(call, position::WEIGHT)?;
+    decision.charge.weights = weights.weights(1);
+    decision.charge.subject = arguments::subject(call, position::SUBJECT)?;
     decision.verdict(call.memory(), sought)
 }
 

@@ -119,6 +119,7 @@ verdict! {
     limit_limit: INT8OID,
     limit_window: INTERVALOID,
     limit_reset: INTERVALOID,
+    limit_unit: TEXTOID,
 }
 
 /// The columns of the type `response`.

@@ -3,14 +3,12 @@
 use super::columns;
 use super::tables::{Table, Tables};
 use crate::{pepper, signing};
-use keysmith_core::gcra::Rate;
 use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::http::operation::Operation;
 use keysmith_core::key::display;
 use keysmith_core::key::foreign::Hashings;
 use keysmith_core::policy::allowlist::Ranges;
 use keysmith_core::policy::expression::Expression;
-use keysmith_core::policy::failures;
 use keysmith_core::policy::header::Schemes;
 use keysmith_core::policy::implications::{Direct, Implications};
 use keysmith_core::policy::parameter;
@@ -100,8 +98,8 @@ pub struct Policy {
     pub key_credits: Option<i64>,
     /// Who issues the keyspace's tokens: the keyspace itself, if it names no one else.
     pub issuer: String,
-    /// How often the requests of an address may present no valid key.
-    pub failure_limit: Option<Rate>,
+    /// How often the requests of an address may present no valid key, as it is stored.
+    pub failure_limit: Option<String>,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
@@ -278,7 +276,7 @@ impl Policy {
             policy.key_limits = row.text(column::key_limits);
             policy.key_credits = row.bigint(column::key_credits);
             policy.issuer = row.text(column::issuer).unwrap_or_else(|| text::lossy(keyspace));
-            policy.failure_limit = row.bytes(column::failure_limit).and_then(failures::stored);
+            policy.failure_limit = row.text(column::failure_limit);
             let error_body = row.text(column::error_body);
             policy.error_body =
                 error_body.and_then(|body| ErrorBody::parse(&body).ok()).unwrap_or_default();

@@ -7,24 +7,30 @@ use crate::limit::{self, Admission};
 use crate::verdict::{Account, Standing};
 use credits::{Intent, Spending};
 use keysmith_core::policy::verdict::Reason;
+use keysmith_core::policy::weights::Weights;
+use limits::Counted;
 use pg::error::Result;
+use std::net::IpAddr;
 
 /// The price of a request.
+#[derive(Default)]
 pub struct Charge<'a> {
-    /// How many calls it counts for; 0 for a free request.
-    pub weight: u32,
+    /// What it counts for; 0 of everything for a free request.
+    pub weights: Weights<'a>,
+    /// For whom the application makes the request.
+    pub subject: Option<&'a [u8]>,
     /// How many credits it costs.
     pub spend: i64,
     pub route: Option<&'a Route>,
 }
 
-impl Default for Charge<'_> {
-    fn default() -> Self {
-        Charge { weight: 1, spend: 0, route: None }
+impl<'c> Charge<'c> {
+    /// What a request from an address counts for in limits.
+    pub fn counted(&self, address: Option<IpAddr>) -> Counted<'c> {
+        let Charge { weights, subject, route, .. } = *self;
+        Counted { weights, subject, address, route }
     }
-}
 
-impl Charge<'_> {
     /// Charges the request in full, or not at all.
     #[inline(always)]
     pub fn collect<'a>(
@@ -32,12 +38,14 @@ impl Charge<'_> {
         catalog: &Catalog,
         policy: &'a Policy,
         account: &'a Account,
+        address: Option<IpAddr>,
     ) -> Result<(Reason, Standing<'a>)> {
         let is_limited = limits::apply(policy, account, self.route);
         if !is_limited && self.spend == 0 {
             return Ok((Reason::Ok, Standing::default()));
         }
-        self.take(catalog, policy, account, is_limited)
+        let counted = is_limited.then(|| self.counted(address));
+        self.take(catalog, policy, account, counted)
     }
 
     fn take<'a>(
@@ -45,16 +53,16 @@ impl Charge<'_> {
         catalog: &Catalog,
         policy: &'a Policy,
         account: &'a Account,
-        is_limited: bool,
+        counted: Option<Counted<'a>>,
     ) -> Result<(Reason, Standing<'a>)> {
         let mut standing = Standing::default();
         let mut claims = Vec::new();
-        if is_limited {
-            let Some(found) = limits::claims(policy, account, self.route) else {
+        if let Some(counted) = counted {
+            let Some(found) = limits::claims(policy, account, &counted) else {
                 return Ok((Reason::LimitsUnavailable, standing));
             };
             claims = found;
-            let (reason, after) = told(limit::take(&claims, self.weight));
+            let (reason, after) = told(limit::take(&claims));
             if reason != Reason::Ok {
                 return Ok((reason, after));
             }
@@ -73,9 +81,9 @@ impl Charge<'_> {
             Spending::Unwritable | Spending::Held => Reason::CreditsUnavailable,
         };
         if reason != Reason::Ok && !claims.is_empty() {
-            limit::give_back(&claims, self.weight);
+            limit::give_back(&claims);
             if let Some(limit) = &mut standing.limit {
-                limit.remaining = limit.remaining.saturating_add(self.weight);
+                limit.remaining = limit.remaining.saturating_add(limit.weight);
             }
         }
         Ok((reason, standing))

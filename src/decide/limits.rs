@@ -4,10 +4,12 @@
 use crate::catalog::policy::{Policy, Route};
 use crate::limit::{self, Claim};
 use crate::verdict::Account;
-use keysmith_core::buckets::{NOBODY, Owner};
-use keysmith_core::policy::limits::{Limit, Shared, stored, stored_shared};
+use keysmith_core::buckets::{self, NOBODY, Owner, crowd_of};
+use keysmith_core::policy::limits::{Limit, Per, Shared, counted_network, stored, stored_shared};
+use keysmith_core::policy::weights::{CALLS, Weights};
 use keysmith_core::siphash::SipHasher;
 use pg::server;
+use std::net::IpAddr;
 
 /// Whether the request has any rate limits.
 #[inline]
@@ -19,7 +21,8 @@ pub fn apply(policy: &Policy, account: &Account, route: Option<&Route>) -> bool 
         || route.is_some_and(|route| route.limits.is_some())
 }
 
-/// The holder of a limit. All calls of a holder are counted together.
+/// The holder of a limit. All requests of a holder are counted together, unless the limit says
+/// otherwise.
 #[derive(Clone, Copy)]
 enum Holder {
     Key = 1,
@@ -29,18 +32,27 @@ enum Holder {
     Route = 4,
 }
 
+/// What a request counts for, and for whom.
+pub struct Counted<'a> {
+    pub weights: Weights<'a>,
+    pub subject: Option<&'a [u8]>,
+    pub address: Option<IpAddr>,
+    pub route: Option<&'a Route>,
+}
+
 /// All rate limits of a request; `None` if they can't be kept: there is no table of buckets, or a
 /// stored limit can't be parsed.
 pub fn claims<'a>(
     policy: &'a Policy,
     account: &'a Account,
-    route: Option<&'a Route>,
+    counted: &Counted<'a>,
 ) -> Option<Vec<Claim<'a>>> {
     let hasher = limit::hasher()?;
     let mut owner = hasher.clone();
     owner.fixed(&account.tenant);
-    // A hash of 64 bits is practically never NOBODY. If it is, the next number is used.
-    let owner = (owner.finish() as Owner).max(NOBODY + 1);
+    let owner = buckets::owner(owner.finish());
+    let claimer = Claimer { account, counted, owner };
+    let route = counted.route;
     let base = base(hasher, account);
     let on_route = match route.and_then(|route| route.limits.as_deref()) {
         Some(text) => stored(text).collect::<Option<Vec<Limit>>>()?,
@@ -65,11 +77,10 @@ pub fn claims<'a>(
             Holder::Tenant => hasher.fixed(&account.tenant),
             Holder::Keyspace => &mut hasher,
         };
-        let owner = if matches!(holder, Holder::Keyspace) { NOBODY } else { owner };
         for limit in stored(text) {
             let limit = limit?;
             if !is_on_route(limit.name) {
-                claims.push(claim(&hasher, limit, owner));
+                claims.push(claimer.claim(&hasher, holder, limit));
             }
         }
     }
@@ -77,18 +88,24 @@ pub fn claims<'a>(
         if !is_on_route(limit.name) {
             let mut hasher = base.clone();
             hasher.fixed(&[Holder::Key as u8]).fixed(key);
-            claims.push(claim(&hasher, *limit, owner));
+            claims.push(claimer.claim(&hasher, Holder::Key, *limit));
         }
     }
     if let Some(route) = route {
-        let of_key = |key: &[u8; 16], limit| {
+        let of_key = |key: &[u8; 16], limit: Limit<'a>| {
             let mut hasher = base.clone();
-            hasher.fixed(&[Holder::Route as u8]).fixed(key).sized(&route.name);
-            claim(&hasher, limit, owner)
+            hasher.fixed(&[Holder::Route as u8]);
+            // One that counts others than keys counts those of all keys.
+            if matches!(limit.per, None | Some(Per::Key)) {
+                hasher.fixed(key);
+            }
+            hasher.sized(&route.name);
+            claimer.claim(&hasher, Holder::Route, limit)
         };
         // A route's limit that replaces a shared limit is shared likewise.
         for limit in &on_route {
             let sharers = shared.iter().filter(|shared| shared.limit.name == limit.name);
+            let sharers = sharers.filter(|_| matches!(limit.per, None | Some(Per::Key)));
             let known = claims.len();
             claims.extend(sharers.map(|shared| of_key(&shared.key, *limit)));
             if claims.len() == known {
@@ -105,8 +122,66 @@ fn base(mut hasher: SipHasher, account: &Account) -> SipHasher {
     hasher
 }
 
-fn claim<'a>(hasher: &SipHasher, limit: Limit<'a>, owner: Owner) -> Claim<'a> {
-    let mut hasher = hasher.clone();
-    hasher.fixed(limit.name);
-    Claim { name: limit.name, rate: limit.rate, bucket: hasher.finish(), owner }
+/// Finds the buckets of a request.
+struct Claimer<'a, 'c> {
+    account: &'c Account<'a>,
+    counted: &'c Counted<'a>,
+    /// The owner of the tenant's buckets.
+    owner: Owner,
+}
+
+impl Claimer<'_, '_> {
+    /// The claim on the limit of a holder, whose hash is `hasher`.
+    fn claim<'l>(&self, hasher: &SipHasher, holder: Holder, limit: Limit<'l>) -> Claim<'l> {
+        let mut hasher = hasher.clone();
+        hasher.fixed(limit.name);
+        // A name has no line's end. A limit of another unit begins with a full bucket.
+        if limit.unit != CALLS {
+            hasher.fixed(b"\n").sized(limit.unit);
+        }
+        Claim {
+            name: limit.name,
+            unit: limit.unit,
+            rate: limit.rate,
+            weight: self.counted.weights.of(limit.unit),
+            owner: self.separate(&mut hasher, holder, limit.per),
+            bucket: hasher.finish(),
+        }
+    }
+
+    /// Adds to the name of a bucket what the limit counts separately. Returns the bucket's owner.
+    /// Subjects and members are a tenant's own: other tenants have others of the same name.
+    fn separate(&self, hasher: &mut SipHasher, holder: Holder, per: Option<Per>) -> Owner {
+        let Some(per) = per else {
+            return if matches!(holder, Holder::Keyspace) { NOBODY } else { self.owner };
+        };
+        // A holder's own limit counts nothing smaller than the holder.
+        let is_holder = match per {
+            Per::Key => matches!(holder, Holder::Key | Holder::Route),
+            Per::Tenant => matches!(holder, Holder::Key | Holder::Tenant),
+            Per::Member | Per::Subject | Per::Address => false,
+        };
+        if is_holder {
+            return self.owner;
+        }
+        hasher.fixed(b"\n").fixed(&[per as u8]);
+        if matches!(per, Per::Member | Per::Subject) {
+            hasher.fixed(&self.account.tenant);
+        }
+        let mut add = |name: Option<&[u8]>| {
+            hasher.fixed(&[u8::from(name.is_some())]).sized(name.unwrap_or_default());
+            crowd_of(self.owner)
+        };
+        match per {
+            Per::Key => hasher.fixed(&self.account.key),
+            Per::Tenant => hasher.fixed(&self.account.tenant),
+            Per::Member => return add(self.account.member),
+            Per::Subject => return add(self.counted.subject),
+            Per::Address => {
+                let network = self.counted.address.map(counted_network);
+                return add(network.as_ref().and_then(|(network, length)| network.get(..*length)));
+            }
+        };
+        self.owner
+    }
 }

@@ -501,6 +501,7 @@ impl<'a> KeyRows<'a> {
                 environment,
                 key: self.key.uuid(key::origin).unwrap_or(key_id),
                 tenant: tenant_id,
+                member: self.key.bytes(key::owner),
                 purse: self.key.uuid(key::purse),
                 limits: self.key.bytes(key::limits),
                 shared_limits: self.key.bytes(key::shared_limits),

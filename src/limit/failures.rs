@@ -2,8 +2,8 @@
 
 use super::table::{BucketTable, now};
 use keysmith_core::claims::{Admission, Claim};
-use keysmith_core::gcra::Rate;
-use keysmith_core::policy::failures::Source;
+use keysmith_core::policy::failures::{bucket, site, stored};
+use keysmith_core::policy::weights::CALLS;
 use keysmith_core::siphash::SipHasher;
 use pg::server;
 use std::net::IpAddr;
@@ -15,15 +15,17 @@ pub enum Attempt {
     Allowed { left: u32 },
     /// There were too many. After so many microseconds one is allowed again.
     TooMany { retry_after: i64 },
-    /// There is no room to count it, or no table.
+    /// There is no room to count it, or no table, or the stored limit can't be read.
     Uncounted,
 }
 
 /// Counts a failed attempt.
-pub fn count(keyspace: &[u8], address: IpAddr, rate: Rate) -> Attempt {
+pub fn count(keyspace: &[u8], address: IpAddr, limit: &str) -> Attempt {
     let Some(table) = BucketTable::of_failures() else { return Attempt::Uncounted };
-    let claims = [claim(table, keyspace, address, rate)];
-    let outcome = table.lock(&claims).take(now(), 1);
+    let outcome = match claim(table, keyspace, address, limit) {
+        Some(claim) => table.lock(&[claim]).take(now()),
+        None => Admission::Unavailable,
+    };
     if matches!(outcome, Admission::Unavailable) {
         table.count_refusal();
     }
@@ -31,18 +33,28 @@ pub fn count(keyspace: &[u8], address: IpAddr, rate: Rate) -> Attempt {
 }
 
 /// Answers as `count` would, and counts nothing.
-pub fn peek(keyspace: &[u8], address: IpAddr, rate: Rate) -> Attempt {
+pub fn peek(keyspace: &[u8], address: IpAddr, limit: &str) -> Attempt {
     let Some(table) = BucketTable::of_failures() else { return Attempt::Uncounted };
-    let claims = [claim(table, keyspace, address, rate)];
-    told(table.lock(&claims).look(now(), 1))
+    match claim(table, keyspace, address, limit) {
+        Some(claim) => told(table.lock(&[claim]).look(now())),
+        None => Attempt::Uncounted,
+    }
 }
 
-fn claim(table: BucketTable, keyspace: &[u8], address: IpAddr, rate: Rate) -> Claim<'static> {
-    let source = Source::of(address);
+/// The claim on an address's bucket; `None` if the stored limit can't be read.
+fn claim(
+    table: BucketTable,
+    keyspace: &[u8],
+    address: IpAddr,
+    limit: &str,
+) -> Option<Claim<'static>> {
+    let rate = stored(limit.as_bytes())?;
     let hasher = SipHasher::new(table.key());
-    let mut of_keyspace = hasher.clone();
+    let owner = site(address, hasher.clone());
+    let mut of_keyspace = hasher;
     of_keyspace.fixed(&server::my_database().to_u32().to_ne_bytes()).sized(keyspace);
-    Claim { name: b"", rate, bucket: source.bucket(of_keyspace), owner: source.owner(hasher) }
+    let bucket = bucket(address, of_keyspace);
+    Some(Claim { name: b"", unit: CALLS, rate, weight: 1, bucket, owner })
 }
 
 fn told(outcome: Admission) -> Attempt {

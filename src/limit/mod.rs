@@ -18,26 +18,32 @@ pub fn hasher() -> Option<SipHasher> {
     BucketTable::shared().map(|table| SipHasher::new(table.key()))
 }
 
-/// Takes `weight` calls from all limits, or from no limit.
-pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Admission<'a> {
+/// Takes the weight of each claim from its limit, or nothing from any.
+pub fn take<'a>(claims: &[Claim<'a>]) -> Admission<'a> {
     let Some(table) = BucketTable::shared() else { return Admission::Unavailable };
-    let outcome = table.lock(claims).take(now(), weight);
+    let outcome = table.lock(claims).take(now());
     if matches!(outcome, Admission::Unavailable) {
         table.count_refusal();
     }
     outcome
 }
 
-/// Answers as `take` would, without taking calls and without checking that there is room for a
+/// Answers as `take` would, without taking anything and without checking that there is room for a
 /// bucket.
-pub fn peek<'a>(claims: &[Claim<'a>], weight: u32) -> Admission<'a> {
+pub fn peek<'a>(claims: &[Claim<'a>]) -> Admission<'a> {
     let Some(table) = BucketTable::shared() else { return Admission::Unavailable };
-    table.lock(claims).look(now(), weight)
+    table.lock(claims).look(now())
 }
 
-/// Gives the calls back that `take` took.
-pub fn give_back(claims: &[Claim], weight: u32) {
+/// Gives back what `take` took.
+pub fn give_back(claims: &[Claim]) {
     if let Some(table) = BucketTable::shared() {
-        table.lock(claims).give_back(now(), weight);
+        table.lock(claims).give_back(now());
     }
+}
+
+/// Charges the limits of a unit what a request used beyond what `take` took, or gives back what it
+/// did not use. False if that can't be counted.
+pub fn settle(claims: &[Claim], unit: &[u8], difference: i64) -> bool {
+    BucketTable::shared().is_some_and(|table| table.lock(claims).settle(now(), unit, difference))
 }

@@ -8,8 +8,9 @@ use crate::limit;
 use keysmith_core::gcra::{MAX_CALLS, MAX_WINDOW, MIN_WINDOW, Rate};
 use keysmith_core::policy::failures;
 use keysmith_core::policy::limits::{
-    self, HeldLimits, LIMIT_NAME_RULE, MAX_LIMITS, MAX_SHARED, is_limit_name,
+    self, HeldLimits, LIMIT_NAME_RULE, MAX_LIMITS, MAX_SHARED, PER_RULE, Per, is_limit_name,
 };
+use keysmith_core::policy::weights::{UNIT_NAME_RULE, is_unit};
 use pg::call::Call;
 use pg::error::{Code, Error, Result};
 use pg::input;
@@ -34,12 +35,32 @@ struct Limit {
     limit: Calls,
     window: Window,
     burst: Option<Calls>,
+    unit: Option<Unit>,
+    per: Option<Separately>,
 }
 
 type Calls = Within<1, { MAX_CALLS as i64 }>;
 
 text_types! {
     LimitName: is_limit_name, LIMIT_NAME_RULE;
+    Unit: is_unit_name, UNIT_NAME_RULE;
+}
+
+fn is_unit_name(name: &str) -> bool {
+    is_unit(name.as_bytes())
+}
+
+/// What the limit counts separately.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct Separately(Per);
+
+impl TryFrom<String> for Separately {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Separately, &'static str> {
+        Per::from_name(name.as_bytes()).map(Separately).ok_or(PER_RULE)
+    }
 }
 
 /// A length of time in microseconds.
@@ -75,10 +96,12 @@ impl TryFrom<List<Limit, MAX_LIMITS>> for Limits {
     fn try_from(given: List<Limit, MAX_LIMITS>) -> Result<Limits, String> {
         let mut names = HashSet::new();
         let mut lines = Vec::new();
-        for Limit { name: LimitName(name), limit, window, burst } in given.0 {
+        for Limit { name: LimitName(name), limit, window, burst, unit, per } in given.0 {
             let calls = |calls: Calls| u32::try_from(calls.0).unwrap_or(MAX_CALLS);
             let rate = Rate::new(calls(limit), window.0, calls(burst.unwrap_or(limit)));
-            lines.push(limits::line(&name, rate.ok_or("must be within their bounds")?));
+            let rate = rate.ok_or("must be within their bounds")?;
+            let unit = unit.as_ref().map_or("calls", |unit| &unit.0);
+            lines.push(limits::line(&name, rate, unit, per.map(|per| per.0)));
             if !names.insert(name.clone()) {
                 return Err(format!("must have different names; {name:?} is there twice"));
             }

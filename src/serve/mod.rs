@@ -48,6 +48,8 @@ mod position {
     pub const VARIANT: usize = 6;
     pub const SPEND: usize = 7;
     pub const PEER: usize = 8;
+    pub const WEIGHTS: usize = 9;
+    pub const SUBJECT: usize = 10;
 }
 
 fn serve(call: &Call) -> Result<Option<Datum>> {
@@ -59,7 +61,8 @@ fn serve(call: &Call) -> Result<Option<Datum>> {
         keyspace: name(call, position::KEYSPACE).unwrap_or_default(),
         variant: text(call, position::VARIANT),
         spend: arguments::spend(call, position::SPEND)?,
-        weight: None,
+        weights: arguments::weights(call, None, position::WEIGHTS)?,
+        subject: arguments::subject(call, position::SUBJECT)?,
     };
     let catalog = decision::catalog(request.keyspace)?;
     let answer = answer(call, &catalog, &request)?;

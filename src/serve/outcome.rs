@@ -9,6 +9,7 @@ use keysmith_core::http::error::HttpError;
 use keysmith_core::http::headers::{self, Header, Limit};
 use keysmith_core::policy::scope::Required;
 use keysmith_core::policy::verdict::{Answer, Reason};
+use keysmith_core::policy::weights::CALLS;
 use pg::call::Call;
 use pg::error::Result;
 use pg::jsonb::StoredJsonb;
@@ -53,6 +54,7 @@ impl Form for Outcome {
                 window: i64::try_from(limit.rate.window()).ok(),
                 remaining: i64::from(limit.remaining),
                 reset: i64::try_from(limit.reset).ok(),
+                unit: (limit.unit != CALLS).then(|| text::lossy(limit.unit)),
             }),
             tenant: holder.and_then(|holder| holder.tenant).map(<[u8]>::to_vec),
             key_id: holder.map(|holder| holder.key_id),
@@ -177,6 +179,7 @@ impl Writer {
             window: self.number("limit_window"),
             remaining: self.number("limit_remaining")?,
             reset: self.number("limit_reset"),
+            unit: self.text("limit_unit").filter(|unit| unit.as_bytes() != CALLS),
         })
     }
 

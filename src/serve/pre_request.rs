@@ -9,6 +9,7 @@ use crate::calls::pre_request_settings as settings;
 use keysmith_core::http::error::HttpError;
 use keysmith_core::http::headers::Header;
 use keysmith_core::policy::forwarded::client_behind_proxy;
+use keysmith_core::policy::weights::Asked;
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
 use pg::jsonb::Json;
@@ -36,7 +37,8 @@ fn pre_request(call: &Call) -> Result<Option<Datum>> {
         keyspace: keyspace.to_bytes(),
         variant: None,
         spend: 0,
-        weight: None,
+        weights: Asked::default(),
+        subject: None,
     };
     let (verdict, policy) = authenticate::decide::<Outcome>(call.memory(), &request)?;
     let outcome = verdict.record;

@@ -6,6 +6,7 @@ use crate::usage::session::{pending, worker_slot};
 use crate::verdict::{Form, Holder, Verdict};
 use keysmith_core::event::{self, Event, Learned, MAX_LEN, Person, Record};
 use keysmith_core::policy::verdict::Reason;
+use keysmith_core::policy::weights::Weights;
 use pg::server::encoding_is_utf8;
 use pg::text;
 use std::net::IpAddr;
@@ -17,6 +18,12 @@ pub struct Request<'a> {
     pub path: Option<&'a [u8]>,
     pub address: Option<IpAddr>,
     pub at: i64,
+    /// The credits that it costs if it is let through.
+    pub spend: i64,
+    /// What it counts for if it is let through.
+    pub weights: Weights<'a>,
+    /// For whom the application makes it.
+    pub subject: Option<&'a [u8]>,
 }
 
 /// Notes a decision about a key that was found.

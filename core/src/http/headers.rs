@@ -15,7 +15,7 @@ pub struct Facts<'a> {
     pub shows_key: bool,
 }
 
-/// The limit with the fewest calls left.
+/// The limit that is used up first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limit {
     pub name: String,
@@ -23,6 +23,8 @@ pub struct Limit {
     pub window: Option<i64>,
     pub remaining: i64,
     pub reset: Option<i64>,
+    /// What it counts, unless that is calls.
+    pub unit: Option<String>,
 }
 
 pub type Header = (&'static str, String);
@@ -59,9 +61,11 @@ impl Limit {
         let parameter = |name: &str, value: Option<i64>| {
             value.map_or_else(String::new, |value| format!(";{name}={}", seconds(value)))
         };
+        let unit = self.unit.as_deref().map(|unit| format!(";qu={}", quoted(unit)));
+        let unit = unit.unwrap_or_default();
         let (window, reset) = (parameter("w", window), parameter("t", time));
         [
-            ("RateLimit-Policy", format!("{name};q={calls}{window}")),
+            ("RateLimit-Policy", format!("{name};q={calls}{unit}{window}")),
             ("RateLimit", format!("{name};r={remaining}{reset}")),
         ]
     }
@@ -212,6 +216,7 @@ mod tests {
             window: Some(60_000_000),
             remaining: 0,
             reset: Some(1_500_000),
+            unit: None,
         };
         let facts = Facts {
             retry_after: Some(600_000),
@@ -223,9 +228,18 @@ mod tests {
         assert_eq!(value(&facts, "RateLimit-Policy").as_deref(), Some("\"burst\";q=100;w=60"));
         assert_eq!(value(&facts, "RateLimit").as_deref(), Some("\"burst\";r=0;t=1"));
         assert_eq!(value(&facts, "Cache-Control").as_deref(), Some("no-store"));
-        let odd = Limit { name: "a\"b\\é\n".into(), window: None, reset: None, ..limit };
+        let odd = Limit {
+            name: "a\"b\\é\n".into(),
+            window: None,
+            reset: None,
+            unit: Some("a\"b".into()),
+            ..limit
+        };
         let passed = Facts { limit: Some(&odd), ..refused(Answer::Ok) };
-        assert_eq!(value(&passed, "RateLimit-Policy").as_deref(), Some("\"a\\\"b\\\\??\";q=100"));
+        assert_eq!(
+            value(&passed, "RateLimit-Policy").as_deref(),
+            Some("\"a\\\"b\\\\??\";q=100;qu=\"a\\\"b\"")
+        );
         assert_eq!(value(&passed, "RateLimit").as_deref(), Some("\"a\\\"b\\\\??\";r=0"));
         assert_eq!(value(&passed, "Cache-Control"), None);
         assert_eq!(value(&passed, "Retry-After"), None);
@@ -240,6 +254,7 @@ mod tests {
                 window: Some(window),
                 remaining: 1,
                 reset: None,
+                unit: None,
             };
             limit.headers(None)[0].1.clone()
         };
@@ -263,6 +278,7 @@ mod tests {
                 window: Some(numbers[1]),
                 remaining: numbers[2],
                 reset: Some(numbers[3]),
+                unit: Some(scopes.repeat(100)),
             };
             let facts = Facts {
                 answer: Answer::ALL[answer],

@@ -2,14 +2,17 @@
 //!
 //! A limit is a line, `1000/1 hour/2000/name`: so many calls a window, so many at once. The window
 //! is written in the largest unit that divides it. The name comes last, because it may hold
-//! anything but a line's end.
+//! anything but a line's end. A limit of another unit names it, `1000 tokens/1 hour/2000/name`, and
+//! one that counts each of many separately says of what, `1000 calls subject/1 hour/2000/name`.
 //!
 //! A key that a limited key gives shares the limits of that key: its calls are counted there too.
 //! So more keys don't give more calls. A shared limit is a line that begins with the id of the
 //! key that has the limit, `ID/1000/1 hour/2000/name`.
 
 use super::name::is_name;
+use super::weights::{CALLS, is_unit};
 use crate::gcra::Rate;
+use std::net::IpAddr;
 
 /// The most limits of a key, a tenant, a keyspace or a route.
 pub const MAX_LIMITS: usize = 16;
@@ -23,6 +26,62 @@ const MAX_NAME: usize = 63;
 pub struct Limit<'a> {
     pub name: &'a [u8],
     pub rate: Rate,
+    pub unit: &'a [u8],
+    pub per: Option<Per>,
+}
+
+impl Limit<'_> {
+    /// Whether it can let more pass than another one, or counts something else.
+    fn exceeds(&self, other: &Limit) -> bool {
+        self.unit != other.unit || self.per != other.per || self.rate.exceeds(other.rate)
+    }
+}
+
+/// What a limit counts separately, each in its own bucket. Otherwise all requests of whoever has the
+/// limit are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    Key = 1,
+    Tenant = 2,
+    Member = 3,
+    Subject = 4,
+    Address = 5,
+}
+
+impl Per {
+    pub const ALL: [Per; 5] = [Per::Key, Per::Tenant, Per::Member, Per::Subject, Per::Address];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Per::Key => "key",
+            Per::Tenant => "tenant",
+            Per::Member => "member",
+            Per::Subject => "subject",
+            Per::Address => "address",
+        }
+    }
+
+    pub fn from_name(name: &[u8]) -> Option<Per> {
+        Per::ALL.into_iter().find(|per| per.name().as_bytes() == name)
+    }
+}
+
+pub const PER_RULE: &str = "must be key, tenant, member, subject or address";
+
+/// The part of an address that is counted: a client can have all addresses of a /64 of IPv6.
+pub fn counted_network(address: IpAddr) -> ([u8; 8], usize) {
+    let mut network = [0; 8];
+    let length = match address.to_canonical() {
+        IpAddr::V4(address) => {
+            network[..4].copy_from_slice(&address.octets());
+            4
+        }
+        IpAddr::V6(address) => {
+            network.copy_from_slice(&address.octets()[..8]);
+            8
+        }
+    };
+    (network, length)
 }
 
 const UNITS: [(&str, u64); 6] = [
@@ -42,12 +101,17 @@ pub const LIMIT_NAME_RULE: &str =
     "must have 1 to 63 characters, no control characters and no space at either end";
 
 /// The line of a limit.
-pub fn line(name: &str, rate: Rate) -> String {
-    format!("{}/{}/{}/{name}", rate.limit(), shown_window(rate), rate.burst())
+pub fn line(name: &str, rate: Rate, unit: &str, per: Option<Per>) -> String {
+    let counted = match per {
+        Some(per) => format!(" {unit} {}", per.name()),
+        None if unit.as_bytes() == CALLS => String::new(),
+        None => format!(" {unit}"),
+    };
+    format!("{}{counted}/{}/{}/{name}", rate.limit(), window(rate), rate.burst())
 }
 
-/// The window of a rate, in the largest unit that divides it.
-pub(super) fn shown_window(rate: Rate) -> String {
+/// The window as it is shown.
+pub fn window(rate: Rate) -> String {
     let window = rate.window();
     let (unit, length) = UNITS
         .into_iter()
@@ -114,7 +178,7 @@ impl<'a> HeldLimits<'a> {
                 held.iter().any(|held| {
                     held.key == other.key
                         && held.limit.name == other.limit.name
-                        && !held.limit.rate.exceeds(other.limit.rate)
+                        && !held.limit.exceeds(&other.limit)
                 })
             })
         })
@@ -152,8 +216,23 @@ fn read(line: &[u8]) -> Option<Limit<'_>> {
     let mut parts = line.splitn(4, |byte| *byte == b'/');
     let (limit, window, burst) = (parts.next()?, parts.next()?, parts.next()?);
     let name = parts.next().filter(|name| !name.is_empty())?;
+    let (limit, unit, per) = counted(limit)?;
     let rate = Rate::new(calls(limit)?, length(window)?, calls(burst)?)?;
-    Some(Limit { name, rate })
+    Some(Limit { name, rate, unit, per })
+}
+
+/// The number, the unit and what is counted separately.
+fn counted(text: &[u8]) -> Option<(&[u8], &[u8], Option<Per>)> {
+    let Some(space) = text.iter().position(|byte| *byte == b' ') else {
+        return Some((text, CALLS, None));
+    };
+    let mut words = text.get(space + 1..)?.splitn(2, |byte| *byte == b' ');
+    let unit = words.next().filter(|unit| is_unit(unit))?;
+    let per = match words.next() {
+        Some(per) => Some(Per::from_name(per)?),
+        None => None,
+    };
+    Some((text.get(..space)?, unit, per))
 }
 
 pub(super) fn calls(text: &[u8]) -> Option<u32> {
@@ -200,6 +279,10 @@ mod tests {
             ("101/1 second/100/a\n10/1 day/10/b", false),
             ("10/1 day/10/b", false),
             ("1/1 day/1/other", false),
+            // A limit that counts something else is another one.
+            ("100 tokens/1 second/100/a\n10/1 day/10/b", false),
+            ("100 calls subject/1 second/100/a\n10/1 day/10/b", false),
+            ("100 calls key/1 second/100/a\n10/1 day/10/b", false),
         ] {
             assert_eq!(held(1, Some(given), None).is_within(&own), within, "{given}");
             // The same limits of another key have other buckets.
@@ -262,18 +345,20 @@ mod tests {
         #[test]
         fn what_is_written_is_read(
             limits in proptest::collection::vec(
-                ("[ -~é]{1,63}", 1..=MAX_CALLS, MIN_WINDOW..=MAX_WINDOW, 1..=MAX_CALLS),
+                ("[ -~é]{1,63}", 1..=MAX_CALLS, MIN_WINDOW..=MAX_WINDOW, 1..=MAX_CALLS, "[a-z][a-z0-9_-]{0,30}",
+                 proptest::option::of(proptest::sample::select(&Per::ALL))),
                 1..5),
         ) {
-            let rates: Vec<Rate> = limits.iter().map(|(_, l, w, b)| Rate::new(*l, *w, *b).unwrap()).collect();
+            let rates: Vec<Rate> = limits.iter().map(|(_, l, w, b, ..)| Rate::new(*l, *w, *b).unwrap()).collect();
             let lines: Vec<String> =
-                limits.iter().zip(&rates).map(|((name, ..), rate)| line(name, *rate)).collect();
+                limits.iter().zip(&rates).map(|((name, .., unit, per), rate)| line(name, *rate, unit, *per)).collect();
             let text = lines.join("\n");
             let read: Vec<_> = stored(text.as_bytes()).map(Option::unwrap).collect();
             prop_assert_eq!(read.len(), limits.len());
-            for ((limit, rate), (name, ..)) in read.iter().zip(&rates).zip(&limits) {
+            for ((limit, rate), (name, .., unit, per)) in read.iter().zip(&rates).zip(&limits) {
                 prop_assert_eq!(limit.name, name.as_bytes());
                 prop_assert_eq!(limit.rate, *rate);
+                prop_assert_eq!((limit.unit, limit.per), (unit.as_bytes(), *per));
             }
         }
 
@@ -285,7 +370,7 @@ mod tests {
 
     #[test]
     fn windows_are_in_their_largest_unit() {
-        let shown = |window| line("x", Rate::new(5, window, 6).unwrap());
+        let shown = |window| line("x", Rate::new(5, window, 6).unwrap(), "calls", None);
         assert_eq!(shown(3_600_000_000), "5/1 hour/6/x");
         assert_eq!(shown(90_000_000), "5/90 seconds/6/x");
         assert_eq!(shown(604_800_000_000), "5/7 days/6/x");
@@ -311,11 +396,41 @@ mod tests {
             "1/99999999999999999999 days/1/x",
             "1/1 microsecond/1/x",
             "a/1 hour/1/x",
+            "1 /1 hour/1/x",
+            "1 Tokens/1 hour/1/x",
+            "1 tokens /1 hour/1/x",
+            "1 tokens nobody/1 hour/1/x",
+            "1 tokens key x/1 hour/1/x",
+            "1  key/1 hour/1/x",
         ] {
             assert_eq!(read(bad.as_bytes()), None, "{bad}");
         }
         let odd = read(b"1/2 hours/3/a/b c").unwrap();
         assert_eq!((odd.name, odd.rate), (&b"a/b c"[..], Rate::new(1, 7_200_000_000, 3).unwrap()));
+    }
+
+    #[test]
+    fn units_and_what_is_counted_separately() {
+        let shown = |unit, per| line("x", Rate::new(5, 1_000_000, 6).unwrap(), unit, per);
+        assert_eq!(shown("calls", None), "5/1 second/6/x");
+        assert_eq!(shown("tokens", None), "5 tokens/1 second/6/x");
+        assert_eq!(shown("calls", Some(Per::Subject)), "5 calls subject/1 second/6/x");
+        for per in Per::ALL {
+            assert!(PER_RULE.contains(per.name()));
+        }
+    }
+
+    #[test]
+    fn clients_of_a_network_of_ipv6_are_one() {
+        let network = |address: &str| {
+            let (network, length) = counted_network(address.parse().unwrap());
+            network[..length].to_vec()
+        };
+        assert_eq!(network("192.0.2.7"), [192, 0, 2, 7]);
+        assert_eq!(network("::ffff:192.0.2.7"), network("192.0.2.7"));
+        assert_ne!(network("192.0.2.7"), network("192.0.2.8"));
+        assert_eq!(network("2001:db8:1:2::1"), network("2001:db8:1:2:ffff::9"));
+        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
     }
 
     #[test]

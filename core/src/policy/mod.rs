@@ -15,3 +15,4 @@ pub mod route;
 pub mod rules;
 pub mod scope;
 pub mod verdict;
+pub mod weights;

@@ -38,14 +38,21 @@ impl Table {
 
     fn take(&self, claims: &[Claim<'static>], now: u64) -> Admission<'static> {
         let lock = |n: usize| self.0.get(n).map(|part| Guard(part.lock().unwrap()));
-        LockedParts::all(claims, self.0.len(), lock).take(now, 1)
+        LockedParts::all(claims, self.0.len(), lock).take(now)
     }
 }
 
 /// A claim on a bucket of a part that refills a call a second.
 fn claim(part: u128, bucket: u128, burst: u32) -> Claim<'static> {
     let rate = Rate::new(1, SECOND, burst).unwrap();
-    Claim { name: b"name", rate, bucket: part << 64 | bucket, owner: bucket as u64 }
+    Claim {
+        name: b"name",
+        unit: b"calls",
+        weight: 1,
+        rate,
+        bucket: part << 64 | bucket,
+        owner: bucket as u64,
+    }
 }
 
 fn passed(outcome: Admission) -> usize {

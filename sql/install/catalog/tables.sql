@@ -79,7 +79,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.unique_labels IS 'Whether a tenant''
 COMMENT ON COLUMN keysmith_private.keyspace.max_idle IS 'How long a key may be unused before it is disabled; null for any time';
 COMMENT ON COLUMN keysmith_private.keyspace.max_idle_since IS 'The time when max_idle got its value; no key is disabled earlier than so long after it';
 COMMENT ON COLUMN keysmith_private.keyspace.allowlist IS 'The networks that keys may be used from, whatever else their own allowlists name; null for all';
-COMMENT ON COLUMN keysmith_private.keyspace.key_limits IS 'The rate limits of a new key that is given none, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.keyspace.key_limits IS 'The rate limits of a new key that is given none, one per line: number, unit and per, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.key_credits IS 'The credits of a new key that is given none; null for none';
 COMMENT ON COLUMN keysmith_private.keyspace.issuer IS 'Who issues its tokens; null for the keyspace itself';
 COMMENT ON COLUMN keysmith_private.keyspace.failure_limit IS 'How many requests of an address may present no valid key in a window; null for any number';
@@ -87,7 +87,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of othe
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
 COMMENT ON COLUMN keysmith_private.keyspace.has_sha512_imports IS 'Whether keys may be stored by their SHA-512';
-COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: number, unit and per, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether records have the endpoint and the address of the client';
@@ -269,7 +269,7 @@ COMMENT ON TABLE keysmith_private.key IS 'Keys, as digests of digests; the keys 
 COMMENT ON COLUMN keysmith_private.key.generation IS 'The generation of the pepper that the digest was made with; 0 if without a pepper';
 COMMENT ON COLUMN keysmith_private.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
 COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of its line of rotations; the keys of a line share limits and credits';
-COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits, one per line: number, unit and per, window, burst, name';
 COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'The rate limits of the keys that made it, which count its calls too, one per line: first key of that line, calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends, if a key made it; null if it spends its own or its tenant''s';
 COMMENT ON COLUMN keysmith_private.key.idempotency_digest IS 'A digest of the idempotency_key of the call that made it';

@@ -196,6 +196,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     (NULL, 'idempotency_key', 'a text of yours by which a repeated call finds the same key'),
     (NULL, 'timeout',         'how long to wait before an error'),
     (NULL, 'weight',          'how many calls it counts as in rate limits; 0 for none'),
+    (NULL, 'weights',         'what it counts for in units that you name: {"tokens": 1200}'),
+    (NULL, 'subject',         'for whom your application makes it, such as the id of your user'),
     ('verify', 'scopes',                'the scopes that it needs, all of these; each may be an expression: a | (b & c)'),
     ('verify', 'keyspace',              'the keyspace that must have the key'),
     ('verify', 'kind',                  'secret to refuse publishable keys; null to take both'),

@@ -19,14 +19,13 @@ SELECT k.key_id,
        -- The limits of the key come first, then those that it shares, with the key that has them. Most
        -- keys have no limits.
        CASE WHEN k.limits IS NOT NULL OR k.shared_limits IS NOT NULL THEN
-       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'name', l.part[5], 'limit', l.part[2]::bigint, 'window', l.part[3],
-               'burst', l.part[4]::bigint)
-               || CASE WHEN l.part[1] IS NULL THEN '{}'
-                      ELSE pg_catalog.jsonb_build_object('shared_with', l.part[1]) END ORDER BY l.n)
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+               'name', l.part[7], 'limit', l.part[2]::bigint, 'window', l.part[5],
+               'burst', l.part[6]::bigint, 'unit', nullif(l.part[3], 'calls'), 'per', l.part[4],
+               'shared_with', l.part[1])) ORDER BY l.n)
         FROM pg_catalog.regexp_matches(
                  pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
-                 '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+                 '^(?:([-0-9a-f]{36})/)?(\d+)(?: (\S+))?(?: (\S+))?/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) END AS limits,
        keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,

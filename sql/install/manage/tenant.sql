@@ -84,10 +84,11 @@ SELECT t.name AS tenant,
        (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
        keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,
-       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
-               'burst', l.part[3]::bigint) ORDER BY l.n)
-        FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+               'name', l.part[6], 'limit', l.part[1]::bigint, 'window', l.part[4],
+               'burst', l.part[5]::bigint, 'unit', nullif(l.part[2], 'calls'), 'per', l.part[3]))
+               ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(t.limits, '^(\d+)(?: (\S+))?(?: (\S+))?/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
        greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith_private.key k
                  JOIN keysmith_private.usage_last l USING (key_id)

@@ -31,8 +31,10 @@ CREATE FUNCTION keysmith.serve(
     keyspace text DEFAULT 'default',
     variant text DEFAULT NULL,
     spend bigint DEFAULT 0,
-    peer inet DEFAULT NULL
+    peer inet DEFAULT NULL,
+    weights jsonb DEFAULT NULL,
+    subject text DEFAULT NULL
 ) RETURNS keysmith_private.response
 LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keysmith_serve';
-COMMENT ON FUNCTION keysmith.serve(jsonb, text, text, jsonb, inet, text, text, bigint, inet) IS
+COMMENT ON FUNCTION keysmith.serve(jsonb, text, text, jsonb, inet, text, text, bigint, inet, jsonb, text) IS
 'Decides about a request, and answers it if it is an endpoint''s; one call per request';

@@ -5,6 +5,7 @@ use crate::http::operation::{Kind, Named};
 use crate::http::status::title;
 use crate::policy::expression::Expression;
 use crate::policy::limits;
+use crate::policy::weights::CALLS;
 use serde_json::{Map, Value, json};
 
 pub fn operation(
@@ -171,9 +172,17 @@ fn told(entry: &Entry, needs: &Needs) -> String {
 fn limits(needs: &Needs) -> Option<Value> {
     let listed = limits::stored(needs.limits?).flatten().map(|limit| {
         let name = String::from_utf8_lossy(limit.name);
-        let line = limits::line(&name, limit.rate);
-        let window = line.split('/').nth(1).unwrap_or_default();
-        json!({"name": name, "limit": limit.rate.limit(), "window": window, "burst": limit.rate.burst()})
+        let window = limits::window(limit.rate);
+        let mut shown = json!({
+            "name": name, "limit": limit.rate.limit(), "window": window, "burst": limit.rate.burst(),
+        });
+        if limit.unit != CALLS {
+            shown["unit"] = String::from_utf8_lossy(limit.unit).into();
+        }
+        if let Some(per) = limit.per {
+            shown["per"] = per.name().into();
+        }
+        shown
     });
     Some(listed.collect())
 }
