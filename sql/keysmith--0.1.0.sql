@@ -2370,8 +2370,10 @@ COMMENT ON FUNCTION keysmith.remove_route(text, text, text, text) IS
 CREATE VIEW keysmith.routes WITH (security_barrier) AS
 SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-               'name', l.part[6], 'limit', l.part[1]::bigint, 'window', l.part[4],
-               'burst', l.part[5]::bigint, 'unit', nullif(l.part[2], 'calls'), 'per', l.part[3]))
+               'name', l.part[6], 'limit', CASE WHEN l.part[4] <> 'transaction' THEN l.part[1]::bigint END,
+               'window', nullif(l.part[4], 'transaction'), 'burst', CASE WHEN l.part[4] <> 'transaction' THEN l.part[5]::bigint END,
+               'concurrent', CASE WHEN l.part[4] = 'transaction' THEN l.part[1]::bigint END,
+               'unit', nullif(l.part[2], 'calls'), 'per', l.part[3]))
                ORDER BY l.n)
         FROM pg_catalog.regexp_matches(r.limits, '^(\d+)(?: (\S+))?(?: (\S+))?/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
@@ -2519,8 +2521,10 @@ SELECT t.name AS tenant,
        keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-               'name', l.part[6], 'limit', l.part[1]::bigint, 'window', l.part[4],
-               'burst', l.part[5]::bigint, 'unit', nullif(l.part[2], 'calls'), 'per', l.part[3]))
+               'name', l.part[6], 'limit', CASE WHEN l.part[4] <> 'transaction' THEN l.part[1]::bigint END,
+               'window', nullif(l.part[4], 'transaction'), 'burst', CASE WHEN l.part[4] <> 'transaction' THEN l.part[5]::bigint END,
+               'concurrent', CASE WHEN l.part[4] = 'transaction' THEN l.part[1]::bigint END,
+               'unit', nullif(l.part[2], 'calls'), 'per', l.part[3]))
                ORDER BY l.n)
         FROM pg_catalog.regexp_matches(t.limits, '^(\d+)(?: (\S+))?(?: (\S+))?/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
@@ -2722,8 +2726,10 @@ SELECT k.key_id,
        -- keys have no limits.
        CASE WHEN k.limits IS NOT NULL OR k.shared_limits IS NOT NULL THEN
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-               'name', l.part[7], 'limit', l.part[2]::bigint, 'window', l.part[5],
-               'burst', l.part[6]::bigint, 'unit', nullif(l.part[3], 'calls'), 'per', l.part[4],
+               'name', l.part[7], 'limit', CASE WHEN l.part[5] <> 'transaction' THEN l.part[2]::bigint END,
+               'window', nullif(l.part[5], 'transaction'), 'burst', CASE WHEN l.part[5] <> 'transaction' THEN l.part[6]::bigint END,
+               'concurrent', CASE WHEN l.part[5] = 'transaction' THEN l.part[2]::bigint END,
+               'unit', nullif(l.part[3], 'calls'), 'per', l.part[4],
                'shared_with', l.part[1])) ORDER BY l.n)
         FROM pg_catalog.regexp_matches(
                  pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
@@ -5440,7 +5446,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     (NULL, 'label',           'a name for people; null for none'),
     (NULL, 'environment',     'live, test or another of the keyspace; null for live'),
     (NULL, 'kind',            'secret or publishable'),
-    (NULL, 'limits',          'rate limits: [{"name": "a", "limit": 9, "window": "1 day"}]'),
+    (NULL, 'limits',          'limits: [{"name": "a", "limit": 9, "window": "1 day"}], or {"name": "b", "concurrent": 5}'),
     (NULL, 'metadata',        'a JSON object for your own use'),
     (NULL, 'expires_at',      'when the key ends; null for never'),
     (NULL, 'allowlist',       'the networks from which it may be used; null for all'),

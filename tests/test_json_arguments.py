@@ -22,6 +22,8 @@ LIMITS = [
     ([LIMIT | {"window": 60}], "[0].window", "must be a string"),
     ([LIMIT | {"window": "1 month"}], "[0].window", "must be an interval such as"),
     ([LIMIT | {"window": "400 days"}], "[0].window", "must be from 1 millisecond to 366 days"),
+    ([LIMIT | {"concurrent": 5}], "[0]", 'has a field "concurrent", which allows "name" and "per" besides'),
+    ([{"name": "a", "concurrent": 1001}], "[0].concurrent", "must be from 1 to 1000, not 1001"),
     ([LIMIT | {"burst": -1}], "[0].burst", "must be from 1 to 1000000000, not -1"),
     ([LIMIT | {"burst": "x"}], "[0].burst", "must be an integer or null"),
     ([LIMIT | {"unit": "Tokens"}], "[0].unit", "must have 1 to 31 letters"),

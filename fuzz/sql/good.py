@@ -3,7 +3,7 @@ means something else to a function. Random values are seldom accepted."""
 
 import uuid
 
-LIMITS = ["""'[{"name": "a", "limit": 1000, "window": "1 minute"}]'""", "'[]'",
+LIMITS = ["""'[{"name": "p", "concurrent": 3}]'""", """'[{"name": "a", "limit": 1000, "window": "1 minute"}]'""", "'[]'",
           """'[{"name": "a", "limit": 3, "window": "1 second"}, {"name": "b", "limit": 100000, "window": "1 month"}]'"""]
 PREFIXES = """{"secret": {"live": "sk_", "eu": "sk_eu_"}, "publishable": {"live": "pk_"}}"""
 DISPLAY = """{"id": "key_{random:12}", "prefix": "{prefix}{secret:2}", "snippet": "...{end:4}"}"""

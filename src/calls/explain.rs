@@ -15,6 +15,7 @@ use crate::decide::token;
 use crate::limit::failures::{self, Attempt};
 use crate::verdict::Holder;
 use crate::{lag, limit};
+use keysmith_core::claims::Bound;
 use keysmith_core::policy::allowlist::Allowlists;
 use keysmith_core::policy::lifetime::Life;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
@@ -239,7 +240,11 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
     {
         let (reason, standing) = charge::told(limit::peek(&claims));
         let saw = standing.limit.map_or("no limits".into(), |limit| {
-            let (unit, weight) = (lossy(limit.unit), limit.weight);
+            let weight = limit.weight;
+            let unit = match limit.bound {
+                Bound::Rate(_) => lossy(limit.unit),
+                Bound::Concurrent(_) => "concurrent transactions".into(),
+            };
             let taken = if reason == Reason::Ok { weight } else { 0 };
             let left = limit.remaining.saturating_add(taken);
             format!("{}: {left} {unit} left; the request counts for {weight}", lossy(limit.name))

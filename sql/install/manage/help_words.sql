@@ -177,7 +177,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     (NULL, 'label',           'a name for people; null for none'),
     (NULL, 'environment',     'live, test or another of the keyspace; null for live'),
     (NULL, 'kind',            'secret or publishable'),
-    (NULL, 'limits',          'rate limits: [{"name": "a", "limit": 9, "window": "1 day"}]'),
+    (NULL, 'limits',          'limits: [{"name": "a", "limit": 9, "window": "1 day"}], or {"name": "b", "concurrent": 5}'),
     (NULL, 'metadata',        'a JSON object for your own use'),
     (NULL, 'expires_at',      'when the key ends; null for never'),
     (NULL, 'allowlist',       'the networks from which it may be used; null for all'),
