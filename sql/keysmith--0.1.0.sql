@@ -117,6 +117,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.key_limits IS 'The rate limits of a 
 COMMENT ON COLUMN keysmith_private.keyspace.key_credits IS 'The credits of a new key that is given none; null for none';
 COMMENT ON COLUMN keysmith_private.keyspace.expiring_notice IS 'How long before the end of a key its event key.expiring is; 0 for no such event';
 COMMENT ON COLUMN keysmith_private.keyspace.issuer IS 'Who issues its tokens; null for the keyspace itself';
+COMMENT ON COLUMN keysmith_private.keyspace.failure_limit IS 'How many requests of an address may present no valid key in a window; null for any number';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
@@ -2584,8 +2585,10 @@ COMMENT ON FUNCTION keysmith.remove_route(text, text, text, text) IS
 CREATE VIEW keysmith.routes WITH (security_barrier) AS
 SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-               'name', l.part[6], 'limit', l.part[1]::bigint, 'window', l.part[4],
-               'burst', l.part[5]::bigint, 'unit', nullif(l.part[2], 'calls'), 'per', l.part[3]))
+               'name', l.part[6], 'limit', CASE WHEN l.part[4] <> 'transaction' THEN l.part[1]::bigint END,
+               'window', nullif(l.part[4], 'transaction'), 'burst', CASE WHEN l.part[4] <> 'transaction' THEN l.part[5]::bigint END,
+               'concurrent', CASE WHEN l.part[4] = 'transaction' THEN l.part[1]::bigint END,
+               'unit', nullif(l.part[2], 'calls'), 'per', l.part[3]))
                ORDER BY l.n)
         FROM pg_catalog.regexp_matches(r.limits, '^(\d+)(?: (\S+))?(?: (\S+))?/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
@@ -2733,8 +2736,10 @@ SELECT t.name AS tenant,
        keysmith_private.credits_at(c.balance, c.refill, c.every, c.anchor, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-               'name', l.part[6], 'limit', l.part[1]::bigint, 'window', l.part[4],
-               'burst', l.part[5]::bigint, 'unit', nullif(l.part[2], 'calls'), 'per', l.part[3]))
+               'name', l.part[6], 'limit', CASE WHEN l.part[4] <> 'transaction' THEN l.part[1]::bigint END,
+               'window', nullif(l.part[4], 'transaction'), 'burst', CASE WHEN l.part[4] <> 'transaction' THEN l.part[5]::bigint END,
+               'concurrent', CASE WHEN l.part[4] = 'transaction' THEN l.part[1]::bigint END,
+               'unit', nullif(l.part[2], 'calls'), 'per', l.part[3]))
                ORDER BY l.n)
         FROM pg_catalog.regexp_matches(t.limits, '^(\d+)(?: (\S+))?(?: (\S+))?/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
@@ -2945,8 +2950,10 @@ SELECT k.key_id,
        -- keys have no limits.
        CASE WHEN k.limits IS NOT NULL OR k.shared_limits IS NOT NULL THEN
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-               'name', l.part[7], 'limit', l.part[2]::bigint, 'window', l.part[5],
-               'burst', l.part[6]::bigint, 'unit', nullif(l.part[3], 'calls'), 'per', l.part[4],
+               'name', l.part[7], 'limit', CASE WHEN l.part[5] <> 'transaction' THEN l.part[2]::bigint END,
+               'window', nullif(l.part[5], 'transaction'), 'burst', CASE WHEN l.part[5] <> 'transaction' THEN l.part[6]::bigint END,
+               'concurrent', CASE WHEN l.part[5] = 'transaction' THEN l.part[2]::bigint END,
+               'unit', nullif(l.part[3], 'calls'), 'per', l.part[4],
                'shared_with', l.part[1])) ORDER BY l.n)
         FROM pg_catalog.regexp_matches(
                  pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
@@ -5088,7 +5095,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
          'Remove the cause, which the log of this server names, and enable the subscription'),
         (18, 'heartbeat_old', coalesce(nullif(l.max_replica_lag, 0) / 2, 30),
          'The heartbeat of the publisher is old: revocations do not arrive in time',
-         'Look for a conflict in the log, and for the process keysmith publisher on the publisher')
+         'Look for a conflict in the log, and for the process keysmith publisher on the publisher'),
+        (19, 'failures_uncounted', 0,
+         'Failed attempts of the last day were not counted, because there was no room',
+         'Find out who tries; raise keysmith.max_failing_addresses, and restart')
     ) AS a (place, alarm, threshold, meaning, remedy)
 $$;
 COMMENT ON FUNCTION keysmith_private.alarm_thresholds() IS 'The alarms, with their thresholds';
@@ -5290,6 +5300,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
             ('not_preloaded', (NOT y.preloaded)::integer::double precision),
             ('limits_unavailable', CASE WHEN l.last_unavailable_at > c.now - interval '1 day' THEN l.unavailable END),
             ('limit_buckets_filling', l.buckets::double precision / l.max_buckets),
+            ('failures_uncounted', CASE WHEN l.last_uncounted_at > c.now - interval '1 day' THEN l.uncounted_failures END),
             ('usage_dropped', CASE WHEN u.last_dropped_at > c.now - interval '1 day' THEN u.dropped END),
             ('usage_failing', CASE WHEN u.last_error_at > coalesce(u.last_flush, '-infinity') THEN u.failures END),
             ('usage_quarantined', n.set_aside),
@@ -5736,7 +5747,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     (NULL, 'label',           'a name for people; null for none'),
     (NULL, 'environment',     'live, test or another of the keyspace; null for live'),
     (NULL, 'kind',            'secret or publishable'),
-    (NULL, 'limits',          'rate limits: [{"name": "a", "limit": 9, "window": "1 day"}]'),
+    (NULL, 'limits',          'limits: [{"name": "a", "limit": 9, "window": "1 day"}], or {"name": "b", "concurrent": 5}'),
     (NULL, 'metadata',        'a JSON object for your own use'),
     (NULL, 'expires_at',      'when the key ends; null for never'),
     (NULL, 'allowlist',       'the networks from which it may be used; null for all'),
@@ -6715,6 +6726,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', l.unavailable),
            'a larger keysmith.max_buckets, and a restart'
     FROM l WHERE raised ? 'limits_unavailable'
+    UNION ALL
+    SELECT 'warning', 'limits', format('%s failed attempts were not counted since the start for want of room', l.uncounted_failures),
+           'a larger keysmith.max_failing_addresses, and a restart'
+    FROM l WHERE raised ? 'failures_uncounted'
     UNION ALL
     SELECT 'error', 'audit', CASE WHEN g.entry IS NULL
                THEN format('keyspace %s has no audit, and was made by someone', g.keyspace)

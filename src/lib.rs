@@ -52,9 +52,11 @@ fn load() -> pg::error::Result<()> {
 }
 
 /// What is kept in shared memory.
-static REGIONS: [&dyn pg::shmem::Section; 8] = [
+static REGIONS: [&dyn pg::shmem::Section; 10] = [
     &catalog::directory::REGION,
     &limit::REGION,
+    &limit::FAILURES,
+    &limit::slots::REGION,
     &limit::unsettled::REGION,
     &usage::queue::REGION,
     &usage::queue::decisions::REGION,

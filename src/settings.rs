@@ -21,6 +21,21 @@ static MAX_BUCKETS: Integer = Integer::new(
     16 * 1024 * 1024,
 );
 
+/// An address needs room until all its failed attempts have come back.
+static MAX_FAILING_ADDRESSES: Integer = Integer::new(
+    About {
+        name: c"keysmith.max_failing_addresses",
+        description: c"The greatest number of addresses whose failed attempts are counted.",
+        explanation: c"Each takes some 70 bytes of shared memory. Without room, failed attempts \
+                       are refused and not counted.",
+        context: Context::Postmaster,
+        flags: 0,
+    },
+    16_384,
+    16,
+    16 * 1024 * 1024,
+);
+
 /// The greatest number of takings from limits that can still be settled. Without room, the oldest is
 /// forgotten. The default takes less than 2 MB.
 static MAX_UNSETTLED: Integer = Integer::new(
@@ -105,6 +120,10 @@ pub fn max_buckets() -> i32 {
     MAX_BUCKETS.get()
 }
 
+pub fn max_failing_addresses() -> i32 {
+    MAX_FAILING_ADDRESSES.get()
+}
+
 pub fn max_unsettled() -> i32 {
     MAX_UNSETTLED.get()
 }
@@ -130,6 +149,7 @@ pub fn spend_timeout() -> i32 {
 pub fn define() {
     if is_preloading() {
         MAX_BUCKETS.define();
+        MAX_FAILING_ADDRESSES.define();
         MAX_UNSETTLED.define();
         DIRECTORY_SIZE.define();
     }

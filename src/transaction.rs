@@ -2,7 +2,7 @@
 //! transaction.
 
 use crate::usage::session::pending as usage;
-use crate::{audit, identity};
+use crate::{audit, identity, limit};
 use pg::transaction::{Course, follow};
 
 pub fn register() {
@@ -26,10 +26,12 @@ pub fn register() {
         released: |ended, parent| {
             identity::released(ended, parent);
             audit::released(ended, parent);
+            limit::slots::released(ended, parent);
         },
         rolled_back: |ended| {
             identity::rolled_back(ended);
             audit::rolled_back(ended);
+            limit::slots::rolled_back(ended);
         },
     });
 }

@@ -219,9 +219,9 @@ fn write<W: RecordWriter>(
     row.text(holder.and_then(|holder| holder.label));
     row.text(holder.and_then(|holder| holder.plan));
     row.text(missing_scopes);
-    row.bigint(limit.map(|limit| i64::from(limit.rate.limit())));
-    row.interval(limit.map(|limit| microseconds(limit.rate.window())));
-    row.interval(limit.map(|limit| microseconds(limit.reset)));
+    row.bigint(limit.map(|limit| i64::from(limit.bound.limit())));
+    row.interval(limit.and_then(|limit| limit.bound.window()).map(microseconds));
+    row.interval(limit.and_then(|limit| limit.reset).map(microseconds));
     row.text(limit.map(|limit| limit.unit));
     row.finish()
 }

@@ -11,7 +11,8 @@ ROLES = "app_user, key_issuer"
 def fill(db):
     """Fills a database and returns the data that `check` needs."""
     db.rows("CREATE ROLE app_user; CREATE ROLE key_issuer")
-    db.call("create_keyspace", "other", prefixes=Jsonb({"secret": {"live": "o_"}}), allowlist=["0.0.0.0/0"], key_credits=9)
+    db.call("create_keyspace", "other", prefixes=Jsonb({"secret": {"live": "o_"}}), allowlist=["0.0.0.0/0"], key_credits=9,
+            failure_limit=Jsonb({"limit": 1, "window": "365 days"}))
     db.call("define_scope", "default", "docs:read", "See documents")
     db.call("define_scope", "default", "docs:write", "Change documents", ["docs:read"])
     db.call("define_role", "default", "editor", ["docs:write"])
@@ -113,6 +114,7 @@ def check(db, kept):
     assert "rate_limited" in {db.reason(keys["limited"]) for _ in range(20)}
     assert db.reason(keys["of the limited"]) == "rate_limited"
     assert [db.value("SELECT keysmith.settle(%s, spend => 5)", kept["spent"]) for _ in range(2)] == [True, False]
+    assert "too_many_failures" in {db.reason("o_guess", ip="192.0.2.9", keyspace="other") for _ in range(2)}
     assert db.verify(keys["rich"], spend=5).credits_remaining == 0
     assert db.reason(keys["of the rich"], spend=1) == "credits_exhausted"
     assert db.verify(keys["of a rich tenant"], spend=2).credits_remaining == 5

@@ -22,6 +22,8 @@ LIMITS = [
     ([LIMIT | {"window": 60}], "[0].window", "must be a string"),
     ([LIMIT | {"window": "1 month"}], "[0].window", "must be an interval such as"),
     ([LIMIT | {"window": "400 days"}], "[0].window", "must be from 1 millisecond to 366 days"),
+    ([LIMIT | {"concurrent": 5}], "[0]", 'has a field "concurrent", which allows "name" and "per" besides'),
+    ([{"name": "a", "concurrent": 1001}], "[0].concurrent", "must be from 1 to 1000, not 1001"),
     ([LIMIT | {"burst": -1}], "[0].burst", "must be from 1 to 1000000000, not -1"),
     ([LIMIT | {"burst": "x"}], "[0].burst", "must be an integer or null"),
     ([LIMIT | {"unit": "Tokens"}], "[0].unit", "must have 1 to 31 letters"),
@@ -48,6 +50,10 @@ REFILL = [
 ]
 # The options of a keyspace that are jsonb by themselves.
 OPTIONS = {
+    "failure_limit": [(20, "", 'must be an object such as {"limit": 20, "window": "1 minute"}'), ({}, "", 'must have a field "limit"'),
+                      ({"limit": 0, "window": "1 s"}, ".limit", "must be from 1 to 1000000000, not 0"),
+                      ({"limit": 1, "window": "1 month"}, ".window", "must be an interval such as"),
+                      ({"limit": 1, "window": "1 s", "burst": 2}, "", 'has an unknown field "burst"')],
     "prefixes": [
         ([], "", "must be an object such as"), ({}, "", "must name at least one prefix"),
         ({"other": {"live": "a_"}}, "", 'has an unknown field "other"'),
@@ -294,7 +300,7 @@ def test_a_null_sets_the_default(db):
         "plan_features": {"grace": ["pro"], "limits": None}, "limits": [LIMIT], "charges": [], "usage_log": "nothing",
         "usage_details": False, "error_body": '{"error": "{code}"}', "default_lifetime": "1 day", "max_lifetime": "2 days",
         "require_label": True, "unique_labels": True, "allowlist": ["10.0.0.0/8"], "key_limits": [LIMIT], "key_credits": 5,
-        "issuer": "https://api.example.com", "expiring_notice": "3 days",
+        "issuer": "https://api.example.com", "expiring_notice": "3 days", "failure_limit": {"limit": 20, "window": "1 minute"},
     }
     # All options, but the prefixes, which a keyspace must have, and max_idle, which needs another usage_log.
     assert chosen.keys() | {"prefixes", "max_idle"} == OPTIONS.keys() | PLAIN_OPTIONS.keys()
@@ -308,7 +314,7 @@ def test_a_null_sets_the_default(db):
         return row, others
 
     usual = rows("usual")
-    json = {"display", "codes", "plan_features", "limits", "key_limits"}
+    json = {"display", "codes", "plan_features", "limits", "key_limits", "failure_limit"}
     db.call("create_keyspace", "made", **{name: Jsonb(value) if name in json else value for name, value in chosen.items()})
     db.call("create_keyspace", "altered")
     db.call("alter_keyspace", "altered", Jsonb(chosen))

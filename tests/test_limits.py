@@ -446,7 +446,7 @@ def test_without_preload_a_limited_key_is_refused():
             db.refused("KS503", function, subject, Jsonb({"limits": limits}))
             # They can be removed.
             db.call(function, subject, Jsonb({"limits": None}))
-        assert db.one("limit_status") == (False, None, None, None, None, None, None)
+        assert db.one("limit_status") == (False, *[None] * 10)
 
 
 # Room

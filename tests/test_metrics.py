@@ -73,7 +73,7 @@ def test_documents_list_each_metric_and_alarm(db):
         == [(row.name, row.type) for row in db.rows(HELP + " ORDER BY place")]
     watch = section((ROOT / "docs/operations.md").read_text(), "Watch")
     alarms = [row.alarm for row in db.rows("SELECT alarm FROM keysmith.alarms")]
-    assert [cell for cell in first_cells(watch) if cell in alarms] == alarms and len(alarms) == 18
+    assert [cell for cell in first_cells(watch) if cell in alarms] == alarms and len(alarms) == 19
 
 
 def test_an_alarm_is_a_metric_too(db):
@@ -111,6 +111,9 @@ def test_each_outcome_is_counted(db):
     db.verify(limited)
     db.call("define_route", "default", "GET", "/public", [], public=True)
 
+    db.call("create_keyspace", "strict", failure_limit=Jsonb({"limit": 1, "window": "365 days"}))
+    db.reason("nonsense", keyspace="strict", ip="192.0.2.1")
+
     def header(value):
         return db.one("authenticate", Jsonb({"authorization": value}), "GET", "/").reason
 
@@ -141,6 +144,7 @@ def test_each_outcome_is_counted(db):
         "scopes_null": lambda: db.reason(key, scopes=None),
         "insufficient_scope": lambda: db.reason(public, scopes=["b"]),
         "rate_limited": lambda: db.reason(limited),
+        "too_many_failures": lambda: db.reason("nonsense", keyspace="strict", ip="192.0.2.1"),
         "credits_unavailable": held,
         "credits_exhausted": lambda: db.reason(paid, spend=2),
     }

@@ -137,6 +137,26 @@ def test_a_limit_says_when_to_come_again(db, postgrest):
     assert 1700 <= int(hint.removeprefix("Try again in ").removesuffix(" s.")) <= 1800
 
 
+def test_an_address_that_fails_too_often(cluster, dbname, db, postgrest):
+    """Which address that is, a client can't choose unless the proxies are trusted."""
+    db.call("alter_keyspace", "default", '{"failure_limit": {"limit": 2, "window": "365 days"}}')
+    key = db.mint(scopes=["photos:read"]).api_key
+    behind = {"x-forwarded-for": "203.0.113.7, 10.0.0.5"}
+
+    def refusals(server, headers=behind):
+        return [server.refusal("GET", "/photo", {"x-api-key": "guess", **headers})[:3:2] for _ in range(4)]
+
+    refused, limited = ("PT401", "invalid_api_key"), ("PT429", "too_many_failures")
+    assert refusals(postgrest()) == [refused] * 4
+    cluster.execute("ALTER ROLE authenticator SET keysmith.trusted_proxies = '10.0.0.0/8'", dbname)
+    server = postgrest()
+    assert refusals(server) == [refused] * 2 + [limited] * 2
+    hint = server.refusal("GET", "/photo", {"x-api-key": "guess", **behind})[3]
+    assert int(hint.removeprefix("Try again in ").removesuffix(" s.")) > 0
+    assert server.names(key, **behind) == []
+    assert refusals(server, {"x-forwarded-for": "203.0.113.7, 203.0.113.8"}) == [refused] * 2 + [limited] * 2
+
+
 def test_it_says_never_to_come_too_early(db, postgrest):
     """A part of a second counts as a second."""
     server = postgrest()

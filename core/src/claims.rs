@@ -7,7 +7,42 @@ use crate::buckets::{Owner, Part};
 use crate::gcra::{Bucket, Check, Rate};
 use std::ops::DerefMut;
 
-/// A limit that a decision is held to.
+/// What a limit allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// So much in a window of time.
+    Rate(Rate),
+    /// So many transactions at once.
+    Concurrent(u32),
+}
+
+impl Bound {
+    pub fn limit(self) -> u32 {
+        match self {
+            Bound::Rate(rate) => rate.limit(),
+            Bound::Concurrent(limit) => limit,
+        }
+    }
+
+    /// The length of the window, in microseconds.
+    pub fn window(self) -> Option<u64> {
+        match self {
+            Bound::Rate(rate) => Some(rate.window()),
+            Bound::Concurrent(_) => None,
+        }
+    }
+
+    /// Whether it can let more pass than another one, or counts something else.
+    pub fn exceeds(self, other: Bound) -> bool {
+        match (self, other) {
+            (Bound::Rate(rate), Bound::Rate(other)) => rate.exceeds(other),
+            (Bound::Concurrent(limit), Bound::Concurrent(other)) => limit > other,
+            _ => true,
+        }
+    }
+}
+
+/// A rate limit that a decision is held to.
 #[derive(Clone, Copy)]
 pub struct Claim<'a> {
     pub name: &'a [u8],
@@ -34,18 +69,19 @@ impl Claim<'_> {
 pub struct Left<'a> {
     pub name: &'a [u8],
     pub unit: &'a [u8],
-    pub rate: Rate,
+    pub bound: Bound,
     /// How much of the unit the request counts for.
     pub weight: u32,
     pub remaining: u32,
-    /// After how many microseconds nothing is missing, if no other request comes.
-    pub reset: u64,
+    /// After how many microseconds nothing is missing, if no other request comes; `None` if that is
+    /// not known.
+    pub reset: Option<u64>,
 }
 
 impl Left<'_> {
     /// Whether it would be used up sooner than another one by requests like this one. A limit of a
     /// unit that the request does not count for comes last.
-    fn is_tighter(&self, other: &Left) -> bool {
+    pub fn is_tighter(&self, other: &Left) -> bool {
         match (self.weight, other.weight) {
             (0, 0) => self.remaining < other.remaining,
             (mine, others) => {
@@ -185,10 +221,10 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
             let left = |remaining, taken| Left {
                 name: claim.name,
                 unit: claim.unit,
-                rate: claim.rate,
+                bound: Bound::Rate(claim.rate),
                 weight: claim.weight,
                 remaining,
-                reset: bucket.reset(now, taken),
+                reset: Some(bucket.reset(now, taken)),
             };
             match bucket.check(now, claim.weight) {
                 Check::Allowed { remaining } => {
@@ -280,10 +316,10 @@ mod tests {
         let left = |name, rate, remaining, reset| Left {
             name,
             unit: CALLS,
-            rate,
+            bound: Bound::Rate(rate),
             weight: 1,
             remaining,
-            reset,
+            reset: Some(reset),
         };
         let limit = left(b"two", claims[1].rate, 0, 999_995);
         let refused = Admission::Refused { limit, retry_after: Some(999_995) };

@@ -25,6 +25,7 @@ pub mod rows;
 mod seqlock;
 pub mod shutdown_file;
 pub mod siphash;
+pub mod slots;
 pub mod tally;
 pub mod timeline;
 pub mod token;

@@ -3,7 +3,7 @@ means something else to a function. Random values are seldom accepted."""
 
 import uuid
 
-LIMITS = ["""'[{"name": "a", "limit": 1000, "window": "1 minute"}]'""", "'[]'",
+LIMITS = ["""'[{"name": "p", "concurrent": 3}]'""", """'[{"name": "a", "limit": 1000, "window": "1 minute"}]'""", "'[]'",
           """'[{"name": "a", "limit": 3, "window": "1 second"}, {"name": "b", "limit": 100000, "window": "1 month"}]'"""]
 PREFIXES = """{"secret": {"live": "sk_", "eu": "sk_eu_"}, "publishable": {"live": "pk_"}}"""
 DISPLAY = """{"id": "key_{random:12}", "prefix": "{prefix}{secret:2}", "snippet": "...{end:4}"}"""
@@ -16,7 +16,7 @@ GOOD = {
     "empty_scopes": ["'all'", "'defaults'", "'none'"], "endpoint": ["'/v1/{id}'"], "expiring_notice": ["NULL", "'0'", "'1 day'"], "after": ["0", "1", "9223372036854775807"], "most": ["1", "100", "1000"], "expires_at": ["'2999-01-01'", "clock_timestamp() + '10 ms'", "NULL"],
     "grace": ["'0'", "'10 ms'", "'1 day'"], "implies": ["'{c}'", "'{}'", "'{a:c,c}'"], "include_revoked": ["true", "false"],
     "key_prefix": ["'k_'", "NULL"], "key_snippet": ["'k_...x'", "NULL"], "label": ["'label'", "NULL"],
-    "label_length": ["10", "1000"], "limits": LIMITS, "key_limits": LIMITS, "key_credits": ["5", "0", "NULL"], "managed_by": ["'any_secret'", "'nobody'", "'a:b'"], "max_active_keys": ["10", "1000000", "NULL"],
+    "label_length": ["10", "1000"], "limits": LIMITS, "key_limits": LIMITS, "failure_limit": ["""'{"limit": 2, "window": "1 second"}'""", "NULL"], "key_credits": ["5", "0", "NULL"], "managed_by": ["'any_secret'", "'nobody'", "'a:b'"], "max_active_keys": ["10", "1000000", "NULL"],
     "metadata": ["""'{"a": [1, null]}'""", "'{}'"], "more_columns": ["'{}'", "'{body}'"], "page": ["1", "2"], "pages": ["1", "100"],
     "per": ["'hour'", "'day'"], "per_page": ["1", "100"], "plan": ["'pro'", "'free'", "NULL"], "plan_features": [f"'{FEATURES}'", "'{}'"],
     "prefixes": [f"'{PREFIXES}'", "NULL"], "reason": ["'why'"], "schemes": ["'{bearer}'", "'{bearer,key,x_api_key}'"], "scope": ["'a:b'", "'c'", "'new:one'"],

@@ -42,6 +42,26 @@ pub unsafe fn local_transaction_id() -> u32 {
     }
 }
 
+/// The virtual id of the transaction that a process runs: the number of its backend, and the local
+/// id. 0 if it runs none.
+///
+/// # Safety
+/// This process must have a PGPROC, and `process` be the number of one.
+pub unsafe fn virtual_transaction_of(process: usize) -> u64 {
+    // SAFETY: as the caller promises. Other processes change these at any time, so the reads are
+    // volatile.
+    let (backend, local) = unsafe {
+        let process = (*pg_sys::ProcGlobal).allProcs.add(process);
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        let (backend, local) = (&raw const (*process).backendId, &raw const (*process).lxid);
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        let (backend, local) =
+            (&raw const (*process).vxid.procNumber, &raw const (*process).vxid.lxid);
+        (backend.read_volatile(), local.read_volatile())
+    };
+    if local == 0 { 0 } else { u64::from(backend.cast_unsigned()) << 32 | u64::from(local) }
+}
+
 /// Installs a signal handler.
 ///
 /// # Safety

@@ -1,6 +1,6 @@
 //! Facts about the server and about this process.
 
-use crate::{direct, text, transaction};
+use crate::{direct, major, text, transaction};
 use pgrx::pg_sys::{self, DBState, Oid};
 use std::ffi::{CStr, OsStr, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
@@ -45,6 +45,23 @@ pub fn my_number() -> usize {
         (pg_sys::MyProc as usize - (*pg_sys::ProcGlobal).allProcs as usize)
             / size_of::<pg_sys::PGPROC>()
     }
+}
+
+/// The greatest number of processes that can run queries. Their numbers are smaller.
+pub fn most_processes() -> usize {
+    // SAFETY: reads a variable that is set before shared memory is requested.
+    usize::try_from(unsafe { pg_sys::MaxBackends }).unwrap_or(0)
+}
+
+/// The virtual id of the transaction that the process with this number runs; 0 if it runs none, or
+/// can't run any.
+#[inline]
+pub fn transaction_of(process: usize) -> u64 {
+    if !is_attached() || process >= most_processes() {
+        return 0;
+    }
+    // SAFETY: this process has a PGPROC, and there are so many.
+    unsafe { major::virtual_transaction_of(process) }
 }
 
 pub fn my_pid() -> i32 {

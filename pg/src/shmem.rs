@@ -4,7 +4,7 @@
 use crate::callback;
 use crate::direct::{LWLockAcquire, LWLockRelease};
 use crate::error::Result;
-use keysmith_core::{buckets, directory, queue, unsettled};
+use keysmith_core::{buckets, directory, queue, slots, unsettled};
 use pgrx::pg_sys::{self, LWLock, LWLockMode};
 use std::cell::UnsafeCell;
 use std::ffi::CStr;
@@ -28,7 +28,7 @@ macro_rules! are_shareable {
 are_shareable!(bool, u8, u16, u32, u64, i32, i64, usize);
 are_shareable!(atomic::AtomicI64, atomic::AtomicU32, atomic::AtomicU64);
 // These structures consist of numbers.
-are_shareable!(buckets::Part, directory::Slot, queue::Slot, queue::Pool, queue::Chain);
+are_shareable!(buckets::Part, directory::Slot, queue::Slot, queue::Pool, queue::Chain, slots::Held);
 are_shareable!(unsettled::Unsettled);
 
 // SAFETY: its elements are shareable.

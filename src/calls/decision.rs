@@ -8,6 +8,7 @@ use crate::decide::lookup::Reader;
 use crate::decide::needs::NeededScopes;
 use crate::decide::presented::Sought;
 use crate::identity::{self, Identity};
+use crate::limit::failures::{self, Attempt};
 use crate::verdict::{Facts, Form, Holder, Standing, Verdict, Words};
 use crate::{lag, request_id, usage};
 use keysmith_core::policy::rules::{self, Demand};
@@ -107,11 +108,12 @@ impl<'a> Decision<'a> {
             Ok(rows) => rows,
             Err(Reason::Public) => {
                 usage::unrecorded();
-                return Ok(self.without_key(memory, Reason::Public));
+                return Ok(self.without_key(memory, Reason::Public, &Standing::default()));
             }
             Err(reason) => {
+                let (reason, standing) = self.after_failures(reason);
                 usage::unknown(&self.policy, self.keyspace, &self.noted(), reason);
-                return Ok(self.without_key(memory, reason));
+                return Ok(self.without_key(memory, reason, &standing));
             }
         };
         let own = rows.scopes();
@@ -124,16 +126,16 @@ impl<'a> Decision<'a> {
         let effective = held.effective();
         let holder = rows.holder(expires_at, self.keyspace, &own, bound, &effective);
 
-        let mut reason = rules::decide(&found, &self.demand);
-        let mut standing = Standing::default();
         let request_id = request_id::next(self.demand.now);
-        if reason == Reason::Ok {
-            let catalog = self.reader.catalog;
-            let address = self.demand.address;
-            let request = Identified { key_id: &holder.key_id, request_id: &request_id, address };
-            (reason, standing) =
-                self.charge.collect(catalog, &self.policy, &holder.account, &request)?;
-        }
+        let (reason, mut standing) = match rules::decide(&found, &self.demand) {
+            Reason::Ok => {
+                let catalog = self.reader.catalog;
+                let (key_id, address) = (&holder.key_id, self.demand.address);
+                let request = Identified { key_id, request_id: &request_id, address };
+                self.charge.collect(catalog, &self.policy, &holder.account, &request)?
+            }
+            reason => self.after_failures(reason),
+        };
         if reason == Reason::InsufficientScope {
             standing.missing_scopes = self.needs.missing(&held);
         }
@@ -148,6 +150,21 @@ impl<'a> Decision<'a> {
         Ok(verdict)
     }
 
+    /// The reason of a refusal, after it was counted as a failed attempt of the request's address.
+    #[inline]
+    fn after_failures<'s>(&self, reason: Reason) -> (Reason, Standing<'s>) {
+        let mut standing = Standing::default();
+        if let Some(limit) = &self.policy.failure_limit
+            && let Some(address) = self.demand.address
+            && reason.is_failed_attempt()
+            && let Attempt::TooMany { retry_after } = failures::count(self.keyspace, address, limit)
+        {
+            standing.retry_after = Some(retry_after);
+            return (Reason::TooManyFailures, standing);
+        }
+        (reason, standing)
+    }
+
     #[inline]
     fn is_behind(&self) -> bool {
         lag::is_guarded()
@@ -155,12 +172,17 @@ impl<'a> Decision<'a> {
     }
 
     /// The verdict if no key was given or found.
-    fn without_key<'m, F: Form>(&self, memory: Memory<'m>, reason: Reason) -> Verdict<'m, F> {
+    fn without_key<'m, F: Form>(
+        &self,
+        memory: Memory<'m>,
+        reason: Reason,
+        standing: &Standing,
+    ) -> Verdict<'m, F> {
         if self.signs_in {
             identity::sign_in(None);
         }
         let request_id = request_id::next(self.demand.now);
-        self.answer(memory, reason, None, &Standing::default(), &request_id)
+        self.answer(memory, reason, None, standing, &request_id)
     }
 
     #[inline]

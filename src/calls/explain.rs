@@ -12,8 +12,10 @@ use crate::decide::lookup::Reader;
 use crate::decide::needs::{Listed, NeededScopes, shortened};
 use crate::decide::presented::{Presented, Sought};
 use crate::decide::token;
+use crate::limit::failures::{self, Attempt};
 use crate::verdict::Holder;
 use crate::{lag, limit};
+use keysmith_core::claims::Bound;
 use keysmith_core::policy::allowlist::Allowlists;
 use keysmith_core::policy::lifetime::Life;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
@@ -87,10 +89,12 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     };
     let is_public = required.route.is_some_and(|route| route.is_public);
     let asked = Asked { reader: &reader, policy: &policy, keyspace, demand, charge, needs };
-    let steps = match presented {
+    let mut steps = match presented {
         Presented::Nothing if is_public => let_through(&asked),
         presented => steps(&asked, presented)?,
     };
+    let failures = policy.failure_limit.as_deref();
+    steps.extend(failures.map(|limit| failed_attempts(&asked, limit, &steps)));
     let result = ResultSet::of(call);
     for (index, step) in (1..).zip(&steps) {
         step.put(index, result);
@@ -236,7 +240,11 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
     {
         let (reason, standing) = charge::told(limit::peek(&claims));
         let saw = standing.limit.map_or("no limits".into(), |limit| {
-            let (unit, weight) = (lossy(limit.unit), limit.weight);
+            let weight = limit.weight;
+            let unit = match limit.bound {
+                Bound::Rate(_) => lossy(limit.unit),
+                Bound::Concurrent(_) => "concurrent transactions".into(),
+            };
             let taken = if reason == Reason::Ok { weight } else { 0 };
             let left = limit.remaining.saturating_add(taken);
             format!("{}: {left} {unit} left; the request counts for {weight}", lossy(limit.name))
@@ -265,6 +273,32 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
         ),
     };
     Ok([limits, step(CREDITS, reason, saw)])
+}
+
+/// Whether the address has failed attempts left, if the first rule that refuses makes this one.
+fn failed_attempts(asked: &Asked, limit: &str, steps: &[Step]) -> Step {
+    const RULE: &str = "failures";
+    let refusal = steps.iter().find_map(|step| match step.outcome {
+        StepResult::Refuse(reason) => Some(reason),
+        _ => None,
+    });
+    if !refusal.is_some_and(Reason::is_failed_attempt) {
+        return Step::not_reached(RULE);
+    }
+    let Some(address) = asked.demand.address else {
+        return Step { rule: RULE, outcome: StepResult::Pass, saw: "no address".into() };
+    };
+    let attempt = failures::peek(asked.keyspace, address, limit);
+    let (outcome, left) = match attempt {
+        Attempt::Allowed { left } => (StepResult::Pass, left.saturating_add(1)),
+        Attempt::TooMany { .. } => (StepResult::Refuse(Reason::TooManyFailures), 0),
+        Attempt::Uncounted => {
+            let saw = "failed attempts that can't be counted: the limit can't be read, or the library is not preloaded".into();
+            return Step { rule: RULE, outcome: StepResult::Pass, saw };
+        }
+    };
+    let saw = format!("{address}: {left} failed attempts left");
+    Step { rule: RULE, outcome, saw }
 }
 
 /// What is wrong with a token.

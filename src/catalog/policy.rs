@@ -98,6 +98,8 @@ pub struct Policy {
     pub key_credits: Option<i64>,
     /// Who issues the keyspace's tokens: the keyspace itself, if it names no one else.
     pub issuer: String,
+    /// How often the requests of an address may present no valid key, as it is stored.
+    pub failure_limit: Option<String>,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
@@ -216,6 +218,7 @@ impl Policy {
             key_limits: None,
             key_credits: None,
             issuer: text::lossy(keyspace),
+            failure_limit: None,
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
@@ -273,6 +276,7 @@ impl Policy {
             policy.key_limits = row.text(column::key_limits);
             policy.key_credits = row.bigint(column::key_credits);
             policy.issuer = row.text(column::issuer).unwrap_or_else(|| text::lossy(keyspace));
+            policy.failure_limit = row.text(column::failure_limit);
             let error_body = row.text(column::error_body);
             policy.error_body =
                 error_body.and_then(|body| ErrorBody::parse(&body).ok()).unwrap_or_default();
@@ -496,6 +500,7 @@ impl Policy {
         let has_tokens = signing::FILE.secrets().is_some();
         let is_unused = move |answer| match answer {
             Answer::TokenInvalid | Answer::TokenExpired => !has_tokens,
+            Answer::TooManyFailures => self.failure_limit.is_none(),
             _ => Reason::ALL.iter().any(|reason| {
                 reason.own_answer() == Some(answer) && self.answer(*reason) != answer
             }),

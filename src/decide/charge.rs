@@ -3,7 +3,7 @@
 use super::{credits, limits};
 use crate::catalog::Catalog;
 use crate::catalog::policy::{Policy, Route};
-use crate::limit::{self, Admission};
+use crate::limit::{self, Admission, Taken};
 use crate::verdict::{Account, Standing};
 use credits::{Asked, Intent, Spending};
 use keysmith_core::policy::verdict::Reason;
@@ -64,13 +64,14 @@ impl<'c> Charge<'c> {
         counted: Option<Counted<'a>>,
     ) -> Result<(Reason, Standing<'a>)> {
         let mut standing = Standing::default();
-        let mut claims = Vec::new();
+        let mut taken = Taken::default();
         if let Some(counted) = counted {
             let Some(found) = limits::claims(policy, account, &counted) else {
                 return Ok((Reason::LimitsUnavailable, standing));
             };
-            claims = found;
-            let (reason, after) = told(limit::take(&claims));
+            let (outcome, counted) = limit::take(found);
+            taken = counted;
+            let (reason, after) = told(outcome);
             if reason != Reason::Ok {
                 return Ok((reason, after));
             }
@@ -91,11 +92,11 @@ impl<'c> Charge<'c> {
             }
             Spending::Unwritable | Spending::Held => Reason::CreditsUnavailable,
         };
-        if reason == Reason::Ok && !self.weights.others.is_empty() && !claims.is_empty() {
-            limit::unsettled::remember(request_id, account.keyspace, &claims);
+        if reason == Reason::Ok && !self.weights.others.is_empty() && !taken.rates().is_empty() {
+            limit::unsettled::remember(request_id, account.keyspace, taken.rates());
         }
-        if reason != Reason::Ok && !claims.is_empty() {
-            limit::give_back(&claims);
+        if reason != Reason::Ok && standing.limit.is_some() {
+            limit::give_back(&taken);
             if let Some(limit) = &mut standing.limit {
                 limit.remaining = limit.remaining.saturating_add(limit.weight);
             }

@@ -2,12 +2,15 @@
 //! and of its keyspace. A route's limits are added, and replace limits of the same name.
 
 use crate::catalog::policy::{Policy, Route};
-use crate::limit::{self, Claim};
+use crate::limit::slots::SlotClaim;
+use crate::limit::{self, Claim, Claims};
 use crate::verdict::Account;
 use keysmith_core::buckets::{self, NOBODY, Owner, crowd_of};
+use keysmith_core::claims::Bound;
 use keysmith_core::policy::limits::{Limit, Per, Shared, counted_network, stored, stored_shared};
 use keysmith_core::policy::weights::{CALLS, Weights};
 use keysmith_core::siphash::SipHasher;
+use keysmith_core::slots;
 use pg::server;
 use std::net::IpAddr;
 
@@ -46,7 +49,7 @@ pub fn claims<'a>(
     policy: &'a Policy,
     account: &'a Account,
     counted: &Counted<'a>,
-) -> Option<Vec<Claim<'a>>> {
+) -> Option<Claims<'a>> {
     let hasher = limit::hasher()?;
     let mut owner = hasher.clone();
     owner.fixed(&account.tenant);
@@ -63,7 +66,7 @@ pub fn claims<'a>(
         None => Vec::new(),
     };
     let is_on_route = |name: &[u8]| on_route.iter().any(|limit| limit.name == name);
-    let mut claims = Vec::with_capacity(8);
+    let mut claims = Claims::default();
     for (holder, text) in [
         (Holder::Key, account.limits),
         (Holder::Tenant, account.tenants_limits),
@@ -80,7 +83,7 @@ pub fn claims<'a>(
         for limit in stored(text) {
             let limit = limit?;
             if !is_on_route(limit.name) {
-                claims.push(claimer.claim(&hasher, holder, limit));
+                claimer.claim(&mut claims, &hasher, holder, limit);
             }
         }
     }
@@ -88,11 +91,11 @@ pub fn claims<'a>(
         if !is_on_route(limit.name) {
             let mut hasher = base.clone();
             hasher.fixed(&[Holder::Key as u8]).fixed(key);
-            claims.push(claimer.claim(&hasher, Holder::Key, *limit));
+            claimer.claim(&mut claims, &hasher, Holder::Key, *limit);
         }
     }
     if let Some(route) = route {
-        let of_key = |key: &[u8; 16], limit: Limit<'a>| {
+        let mut claim = |key: &[u8; 16], limit: Limit<'a>| {
             let mut hasher = base.clone();
             hasher.fixed(&[Holder::Route as u8]);
             // One that counts others than keys counts those of all keys.
@@ -100,17 +103,17 @@ pub fn claims<'a>(
                 hasher.fixed(key);
             }
             hasher.sized(&route.name);
-            claimer.claim(&hasher, Holder::Route, limit)
+            claimer.claim(&mut claims, &hasher, Holder::Route, limit);
         };
         // A route's limit that replaces a shared limit is shared likewise.
         for limit in &on_route {
             let sharers = shared.iter().filter(|shared| shared.limit.name == limit.name);
             let sharers = sharers.filter(|_| matches!(limit.per, None | Some(Per::Key)));
-            let known = claims.len();
-            claims.extend(sharers.map(|shared| of_key(&shared.key, *limit)));
-            if claims.len() == known {
-                claims.push(of_key(&account.key, *limit));
+            let mut sharers = sharers.peekable();
+            if sharers.peek().is_none() {
+                claim(&account.key, *limit);
             }
+            sharers.for_each(|shared| claim(&shared.key, *limit));
         }
     }
     Some(claims)
@@ -131,21 +134,32 @@ struct Claimer<'a, 'c> {
 }
 
 impl Claimer<'_, '_> {
-    /// The claim on the limit of a holder, whose hash is `hasher`.
-    fn claim<'l>(&self, hasher: &SipHasher, holder: Holder, limit: Limit<'l>) -> Claim<'l> {
+    /// Adds the claim on the limit of a holder, whose hash is `hasher`.
+    fn claim<'l>(
+        &self,
+        claims: &mut Claims<'l>,
+        hasher: &SipHasher,
+        holder: Holder,
+        limit: Limit<'l>,
+    ) {
         let mut hasher = hasher.clone();
         hasher.fixed(limit.name);
         // A name has no line's end. A limit of another unit begins with a full bucket.
         if limit.unit != CALLS {
             hasher.fixed(b"\n").sized(limit.unit);
         }
-        Claim {
-            name: limit.name,
-            unit: limit.unit,
-            rate: limit.rate,
-            weight: self.counted.weights.of(limit.unit),
-            owner: self.separate(&mut hasher, holder, limit.per),
-            bucket: hasher.finish(),
+        let Limit { name, bound, unit, per } = limit;
+        let weight = self.counted.weights.of(unit);
+        let owner = self.separate(&mut hasher, holder, per);
+        let bucket = hasher.finish();
+        match bound {
+            Bound::Rate(rate) => {
+                claims.rates.push(Claim { name, unit, rate, weight, bucket, owner })
+            }
+            Bound::Concurrent(limit) => {
+                let bucket = slots::bucket(bucket);
+                claims.slots.push(SlotClaim { name, limit, weight, bucket });
+            }
         }
     }
 

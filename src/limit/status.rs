@@ -14,6 +14,7 @@ sql_functions! {
 
 fn limit_status(call: &Call) -> Result<Option<Datum>> {
     let table = BucketTable::shared();
+    let failures = BucketTable::of_failures();
     ResultSet::of(call).put([
         Cell::boolean(table.is_some()),
         Cell::integer(table.map(|table| table.in_use() as i32)),
@@ -22,6 +23,10 @@ fn limit_status(call: &Call) -> Result<Option<Datum>> {
         Cell::timestamp(table.map(|table| table.last_refusal_at()).filter(|at| *at != 0)),
         Cell::timestamp(table.map(|table| table.started_at())),
         Cell::bigint(unsettled::lost().map(|lost| lost as i64)),
+        Cell::integer(failures.map(|table| table.in_use() as i32)),
+        Cell::integer(failures.map(|_| settings::max_failing_addresses())),
+        Cell::bigint(failures.map(|table| table.refusals() as i64)),
+        Cell::timestamp(failures.map(|table| table.last_refusal_at()).filter(|at| *at != 0)),
     ]);
     Ok(None)
 }

@@ -8,8 +8,21 @@ use pg::error::{Error, Result};
 use pg::shmem::{Guarded, Region, Writing, shareable};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-pub static REGION: Region<Header, Guarded<Part>> = Region::new(c"keysmith limits", header)
-    .with_elements(parts, |n, locks| locks.guard(n, part(n)))
+type Buckets = Region<Header, Guarded<Part>>;
+
+pub static REGION: Buckets = Region::new(c"keysmith limits", header)
+    .with_elements(
+        || parts(settings::max_buckets()),
+        |n, locks| locks.guard(n, part(settings::max_buckets(), n)),
+    )
+    .with_locks();
+
+/// The buckets of failed attempts. Whatever fails, it takes no room from limits.
+pub static FAILURES: Buckets = Region::new(c"keysmith failures", header)
+    .with_elements(
+        || parts(settings::max_failing_addresses()),
+        |n, locks| locks.guard(n, part(settings::max_failing_addresses(), n)),
+    )
     .with_locks();
 
 shareable! {
@@ -19,18 +32,14 @@ shareable! {
         /// clients can't choose keys whose buckets collide.
         key: [u64; 2],
         started_at: i64,
-        /// Calls that were refused because there was no room for a bucket.
+        /// Calls that were refused, or not counted, because there was no room for a bucket.
         refusals: AtomicU64,
         last_refusal_at: AtomicI64,
     }
 }
 
-fn buckets() -> usize {
-    usize::try_from(settings::max_buckets()).unwrap_or(0)
-}
-
-fn parts() -> usize {
-    buckets().div_ceil(PLACES)
+fn parts(buckets: i32) -> usize {
+    usize::try_from(buckets).unwrap_or(0).div_ceil(PLACES)
 }
 
 fn header() -> Result<Header> {
@@ -45,8 +54,9 @@ fn header() -> Result<Header> {
 }
 
 /// Distributes the buckets evenly over the parts, so that owners get even shares.
-fn part(n: usize) -> Part {
-    Part::new((buckets() + n) / parts().max(1))
+fn part(buckets: i32, n: usize) -> Part {
+    let places = usize::try_from(buckets).unwrap_or(0);
+    Part::new((places + n) / parts(buckets).max(1))
 }
 
 /// Whether rate limits can be kept, which needs the library to be preloaded.
@@ -67,9 +77,18 @@ pub struct BucketTable {
 }
 
 impl BucketTable {
-    /// The table; `None` if the library is not preloaded.
+    /// The table of limits; `None` if the library is not preloaded.
     pub fn shared() -> Option<BucketTable> {
-        REGION.whole().map(|(header, parts)| BucketTable { header, parts })
+        BucketTable::of(&REGION)
+    }
+
+    /// The table of failed attempts, likewise.
+    pub fn of_failures() -> Option<BucketTable> {
+        BucketTable::of(&FAILURES)
+    }
+
+    fn of(region: &Buckets) -> Option<BucketTable> {
+        region.whole().map(|(header, parts)| BucketTable { header, parts })
     }
 
     pub fn key(&self) -> [u64; 2] {

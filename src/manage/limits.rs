@@ -5,11 +5,14 @@ use super::json;
 use super::locked_key::LockedKey;
 use super::patch::Patch;
 use crate::limit;
+use keysmith_core::claims::Bound;
 use keysmith_core::gcra::{MAX_CALLS, MAX_WINDOW, MIN_WINDOW, Rate};
+use keysmith_core::policy::failures;
 use keysmith_core::policy::limits::{
     self, HeldLimits, LIMIT_NAME_RULE, MAX_LIMITS, MAX_SHARED, PER_RULE, Per, is_limit_name,
 };
 use keysmith_core::policy::weights::{UNIT_NAME_RULE, is_unit};
+use keysmith_core::slots::MAX_CONCURRENT;
 use pg::call::Call;
 use pg::error::{Code, Error, Result};
 use pg::input;
@@ -29,13 +32,50 @@ pub struct Limits(pub Option<String>);
     deny_unknown_fields,
     expecting = r#"an object such as {"name": "burst", "limit": 100, "window": "1 minute"}"#
 )]
-struct Limit {
+struct GivenLimit {
     name: LimitName,
-    limit: Calls,
-    window: Window,
+    limit: Option<Calls>,
+    window: Option<Window>,
     burst: Option<Calls>,
     unit: Option<Unit>,
     per: Option<Separately>,
+    concurrent: Option<Within<1, { MAX_CONCURRENT as i64 }>>,
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "GivenLimit")]
+struct Limit {
+    name: String,
+    line: String,
+}
+
+impl TryFrom<GivenLimit> for Limit {
+    type Error = &'static str;
+
+    fn try_from(given: GivenLimit) -> Result<Limit, &'static str> {
+        let GivenLimit { name: LimitName(name), limit, window, burst, unit, per, concurrent } =
+            given;
+        let bound = match (concurrent, limit, window) {
+            (Some(_), limit, window)
+                if limit.is_some() || window.is_some() || burst.is_some() || unit.is_some() =>
+            {
+                return Err(r#"has a field "concurrent", which allows "name" and "per" besides"#);
+            }
+            (Some(limit), ..) => {
+                Bound::Concurrent(u32::try_from(limit.0).unwrap_or(MAX_CONCURRENT))
+            }
+            (None, None, _) => return Err(r#"must have a field "limit""#),
+            (None, _, None) => return Err(r#"must have a field "window""#),
+            (None, Some(limit), Some(window)) => {
+                let calls = |calls: Calls| u32::try_from(calls.0).unwrap_or(MAX_CALLS);
+                let rate = Rate::new(calls(limit), window.0, calls(burst.unwrap_or(limit)));
+                Bound::Rate(rate.ok_or("must be within its bounds")?)
+            }
+        };
+        let unit = unit.as_ref().map_or("calls", |unit| &unit.0);
+        let line = limits::line(&name, bound, unit, per.map(|per| per.0));
+        Ok(Limit { name, line })
+    }
 }
 
 type Calls = Within<1, { MAX_CALLS as i64 }>;
@@ -95,17 +135,38 @@ impl TryFrom<List<Limit, MAX_LIMITS>> for Limits {
     fn try_from(given: List<Limit, MAX_LIMITS>) -> Result<Limits, String> {
         let mut names = HashSet::new();
         let mut lines = Vec::new();
-        for Limit { name: LimitName(name), limit, window, burst, unit, per } in given.0 {
-            let calls = |calls: Calls| u32::try_from(calls.0).unwrap_or(MAX_CALLS);
-            let rate = Rate::new(calls(limit), window.0, calls(burst.unwrap_or(limit)));
-            let rate = rate.ok_or("must be within their bounds")?;
-            let unit = unit.as_ref().map_or("calls", |unit| &unit.0);
-            lines.push(limits::line(&name, rate, unit, per.map(|per| per.0)));
+        for Limit { name, line } in given.0 {
+            lines.push(line);
             if !names.insert(name.clone()) {
                 return Err(format!("must have different names; {name:?} is there twice"));
             }
         }
         Ok(Limits((!lines.is_empty()).then(|| lines.join("\n"))))
+    }
+}
+
+/// The limit of failed attempts, in its stored form.
+#[derive(Deserialize, Serialize)]
+#[serde(try_from = "GivenFailureLimit")]
+pub struct FailureLimit(String);
+
+#[derive(Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = r#"an object such as {"limit": 20, "window": "1 minute"}"#
+)]
+struct GivenFailureLimit {
+    limit: Calls,
+    window: Window,
+}
+
+impl TryFrom<GivenFailureLimit> for FailureLimit {
+    type Error = &'static str;
+
+    fn try_from(given: GivenFailureLimit) -> Result<FailureLimit, &'static str> {
+        let limit = u32::try_from(given.limit.0).unwrap_or(MAX_CALLS);
+        let rate = Rate::new(limit, given.window.0, limit).ok_or("must be within its bounds")?;
+        Ok(FailureLimit(failures::stored_form(rate)))
     }
 }
 
@@ -119,7 +180,12 @@ pub fn given(call: &Call, n: usize) -> Result<Option<String>> {
 
 /// Limits can't be given where nothing counts them.
 pub fn check_kept(limits: &Patch<Limits>) -> Result<()> {
-    if limits.value().is_some_and(|limits| limits.0.is_some()) && !limit::is_there() {
+    check_counted(limits.value().is_some_and(|limits| limits.0.is_some()))
+}
+
+/// The same for a limit of any sort.
+pub fn check_counted(is_given: bool) -> Result<()> {
+    if is_given && !limit::is_there() {
         return Err(Error::new(
             Code::NotPreloaded,
             "limits can't be kept: the library is not preloaded",

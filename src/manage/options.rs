@@ -7,7 +7,7 @@ use super::field::{
 use super::idle;
 use super::json;
 use super::key::{self, MAX_SCOPES};
-use super::limits::{self, Limits};
+use super::limits::{self, FailureLimit, Limits};
 use super::patch::{self, Columns, Patch};
 use crate::usage::session::worker_slot;
 use keysmith_core::http::error_body::ErrorBody;
@@ -64,13 +64,14 @@ pub struct Options {
     key_credits: Patch<Within<0, { i64::MAX }>>,
     issuer: Patch<Principal>,
     expiring_notice: Patch<NoticePeriod>,
+    failure_limit: Patch<FailureLimit>,
 }
 
 /// Reads an argument of `create_keyspace`.
 type Read = fn(&Call, usize, &str) -> Result<Option<Value>>;
 
 /// The arguments of `create_keyspace` after the name, in their order.
-const ARGUMENTS: [(&str, Read); 28] = [
+const ARGUMENTS: [(&str, Read); 29] = [
     ("prefixes", json::value),
     ("empty_scopes", text),
     ("default_scopes", required_texts),
@@ -99,6 +100,7 @@ const ARGUMENTS: [(&str, Read); 28] = [
     ("key_credits", bigint),
     ("issuer", text),
     ("expiring_notice", interval),
+    ("failure_limit", json::value),
 ];
 
 #[derive(Deserialize, Serialize)]
@@ -286,6 +288,7 @@ impl Options {
     fn checked(self) -> Result<Options> {
         limits::check_kept(&self.limits)?;
         limits::check_kept(&self.key_limits)?;
+        limits::check_counted(self.failure_limit.value().is_some())?;
         Ok(self)
     }
 

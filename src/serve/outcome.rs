@@ -5,6 +5,7 @@ use crate::catalog::{Catalog, access, columns};
 use crate::decide::needs::NeededScopes;
 use crate::identity::Identity;
 use crate::verdict::{Facts, Form, Verdict, Words};
+use keysmith_core::claims::Bound;
 use keysmith_core::http::error::HttpError;
 use keysmith_core::http::headers::{self, Header, Limit};
 use keysmith_core::policy::scope::Required;
@@ -50,17 +51,23 @@ impl Form for Outcome {
             },
             limit: standing.limit.as_ref().map(|limit| Limit {
                 name: text::lossy(limit.name),
-                calls: i64::from(limit.rate.limit()),
-                window: i64::try_from(limit.rate.window()).ok(),
+                calls: i64::from(limit.bound.limit()),
+                window: limit.bound.window().and_then(|time| i64::try_from(time).ok()),
                 remaining: i64::from(limit.remaining),
-                reset: i64::try_from(limit.reset).ok(),
-                unit: (limit.unit != CALLS).then(|| text::lossy(limit.unit)),
+                reset: limit.reset.and_then(|time| i64::try_from(time).ok()),
+                unit: match limit.bound {
+                    Bound::Concurrent(_) => Some(CONCURRENT.into()),
+                    Bound::Rate(_) => (limit.unit != CALLS).then(|| text::lossy(limit.unit)),
+                },
             }),
             tenant: holder.and_then(|holder| holder.tenant).map(<[u8]>::to_vec),
             key_id: holder.map(|holder| holder.key_id),
         }
     }
 }
+
+/// What a limit of transactions in progress counts, as the draft of RateLimit fields names it.
+const CONCURRENT: &str = "concurrent-requests";
 
 impl Outcome {
     /// The verdict on a request of a person. Scopes are those of the member's role.
@@ -173,13 +180,20 @@ impl Writer {
     }
 
     fn limit(&self) -> Option<Limit> {
+        let window = self.number("limit_window");
+        let unit = match self.text("limit_unit") {
+            Some(unit) if unit.as_bytes() != CALLS => Some(unit),
+            // Only such a limit counts calls in no window.
+            Some(_) if window.is_none() => Some(CONCURRENT.into()),
+            _ => None,
+        };
         Some(Limit {
             name: self.text("limit_name")?,
             calls: self.number("limit_limit")?,
-            window: self.number("limit_window"),
+            window,
             remaining: self.number("limit_remaining")?,
             reset: self.number("limit_reset"),
-            unit: self.text("limit_unit").filter(|unit| unit.as_bytes() != CALLS),
+            unit,
         })
     }
 

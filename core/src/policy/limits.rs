@@ -3,7 +3,8 @@
 //! A limit is a line, `1000/1 hour/2000/name`: so many calls a window, so many at once. The window
 //! is written in the largest unit that divides it. The name comes last, because it may hold
 //! anything but a line's end. A limit of another unit names it, `1000 tokens/1 hour/2000/name`, and
-//! one that counts each of many separately says of what, `1000 calls subject/1 hour/2000/name`.
+//! one that counts each of many separately says of what, `1000 calls subject/1 hour/2000/name`. A limit
+//! of transactions in progress has a word in place of the window, `5/transaction/5/name`.
 //!
 //! A key that a limited key gives shares the limits of that key: its calls are counted there too.
 //! So more keys don't give more calls. A shared limit is a line that begins with the id of the
@@ -11,7 +12,9 @@
 
 use super::name::is_name;
 use super::weights::{CALLS, is_unit};
+use crate::claims::Bound;
 use crate::gcra::Rate;
+use crate::slots::MAX_CONCURRENT;
 use std::net::IpAddr;
 
 /// The most limits of a key, a tenant, a keyspace or a route.
@@ -25,7 +28,7 @@ const MAX_NAME: usize = 63;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit<'a> {
     pub name: &'a [u8],
-    pub rate: Rate,
+    pub bound: Bound,
     pub unit: &'a [u8],
     pub per: Option<Per>,
 }
@@ -33,7 +36,7 @@ pub struct Limit<'a> {
 impl Limit<'_> {
     /// Whether it can let more pass than another one, or counts something else.
     fn exceeds(&self, other: &Limit) -> bool {
-        self.unit != other.unit || self.per != other.per || self.rate.exceeds(other.rate)
+        self.unit != other.unit || self.per != other.per || self.bound.exceeds(other.bound)
     }
 }
 
@@ -100,14 +103,21 @@ pub fn is_limit_name(name: &str) -> bool {
 pub const LIMIT_NAME_RULE: &str =
     "must have 1 to 63 characters, no control characters and no space at either end";
 
+/// The word in place of the window.
+const TRANSACTION: &str = "transaction";
+
 /// The line of a limit.
-pub fn line(name: &str, rate: Rate, unit: &str, per: Option<Per>) -> String {
+pub fn line(name: &str, bound: Bound, unit: &str, per: Option<Per>) -> String {
     let counted = match per {
         Some(per) => format!(" {unit} {}", per.name()),
         None if unit.as_bytes() == CALLS => String::new(),
         None => format!(" {unit}"),
     };
-    format!("{}{counted}/{}/{}/{name}", rate.limit(), window(rate), rate.burst())
+    let (window, burst) = match bound {
+        Bound::Rate(rate) => (window(rate), rate.burst()),
+        Bound::Concurrent(limit) => (TRANSACTION.into(), limit),
+    };
+    format!("{}{counted}/{window}/{burst}/{name}", bound.limit())
 }
 
 /// The window as it is shown.
@@ -217,8 +227,14 @@ fn read(line: &[u8]) -> Option<Limit<'_>> {
     let (limit, window, burst) = (parts.next()?, parts.next()?, parts.next()?);
     let name = parts.next().filter(|name| !name.is_empty())?;
     let (limit, unit, per) = counted(limit)?;
-    let rate = Rate::new(calls(limit)?, length(window)?, calls(burst)?)?;
-    Some(Limit { name, rate, unit, per })
+    let (limit, burst) = (calls(limit)?, calls(burst)?);
+    let bound = if window == TRANSACTION.as_bytes() {
+        let is_good = limit == burst && unit == CALLS && (1..=MAX_CONCURRENT).contains(&limit);
+        is_good.then_some(Bound::Concurrent(limit))?
+    } else {
+        Bound::Rate(Rate::new(limit, length(window)?, burst)?)
+    };
+    Some(Limit { name, bound, unit, per })
 }
 
 /// The number, the unit and what is counted separately.
@@ -235,11 +251,11 @@ fn counted(text: &[u8]) -> Option<(&[u8], &[u8], Option<Per>)> {
     Some((text.get(..space)?, unit, per))
 }
 
-fn calls(text: &[u8]) -> Option<u32> {
+pub(super) fn calls(text: &[u8]) -> Option<u32> {
     u32::try_from(number(text)?).ok()
 }
 
-fn length(text: &[u8]) -> Option<u64> {
+pub(super) fn length(text: &[u8]) -> Option<u64> {
     let space = text.iter().position(|byte| *byte == b' ')?;
     let (count, unit) = text.split_at_checked(space)?;
     let unit = unit.get(1..)?;
@@ -351,13 +367,13 @@ mod tests {
         ) {
             let rates: Vec<Rate> = limits.iter().map(|(_, l, w, b, ..)| Rate::new(*l, *w, *b).unwrap()).collect();
             let lines: Vec<String> =
-                limits.iter().zip(&rates).map(|((name, .., unit, per), rate)| line(name, *rate, unit, *per)).collect();
+                limits.iter().zip(&rates).map(|((name, .., unit, per), rate)| line(name, Bound::Rate(*rate), unit, *per)).collect();
             let text = lines.join("\n");
             let read: Vec<_> = stored(text.as_bytes()).map(Option::unwrap).collect();
             prop_assert_eq!(read.len(), limits.len());
             for ((limit, rate), (name, .., unit, per)) in read.iter().zip(&rates).zip(&limits) {
                 prop_assert_eq!(limit.name, name.as_bytes());
-                prop_assert_eq!(limit.rate, *rate);
+                prop_assert_eq!(limit.bound, Bound::Rate(*rate));
                 prop_assert_eq!((limit.unit, limit.per), (unit.as_bytes(), *per));
             }
         }
@@ -370,7 +386,8 @@ mod tests {
 
     #[test]
     fn windows_are_in_their_largest_unit() {
-        let shown = |window| line("x", Rate::new(5, window, 6).unwrap(), "calls", None);
+        let rate = |window| Bound::Rate(Rate::new(5, window, 6).unwrap());
+        let shown = |window| line("x", rate(window), "calls", None);
         assert_eq!(shown(3_600_000_000), "5/1 hour/6/x");
         assert_eq!(shown(90_000_000), "5/90 seconds/6/x");
         assert_eq!(shown(604_800_000_000), "5/7 days/6/x");
@@ -402,21 +419,51 @@ mod tests {
             "1 tokens nobody/1 hour/1/x",
             "1 tokens key x/1 hour/1/x",
             "1  key/1 hour/1/x",
+            "1/transaction/2/x",
+            "1/transactions/1/x",
+            "1001/transaction/1001/x",
+            "1 tokens/transaction/1/x",
         ] {
             assert_eq!(read(bad.as_bytes()), None, "{bad}");
         }
         let odd = read(b"1/2 hours/3/a/b c").unwrap();
-        assert_eq!((odd.name, odd.rate), (&b"a/b c"[..], Rate::new(1, 7_200_000_000, 3).unwrap()));
+        let rate = Bound::Rate(Rate::new(1, 7_200_000_000, 3).unwrap());
+        assert_eq!((odd.name, odd.bound), (&b"a/b c"[..], rate));
     }
 
     #[test]
     fn units_and_what_is_counted_separately() {
-        let shown = |unit, per| line("x", Rate::new(5, 1_000_000, 6).unwrap(), unit, per);
+        let rate = Bound::Rate(Rate::new(5, 1_000_000, 6).unwrap());
+        let shown = |unit, per| line("x", rate, unit, per);
         assert_eq!(shown("calls", None), "5/1 second/6/x");
         assert_eq!(shown("tokens", None), "5 tokens/1 second/6/x");
         assert_eq!(shown("calls", Some(Per::Subject)), "5 calls subject/1 second/6/x");
         for per in Per::ALL {
             assert!(PER_RULE.contains(per.name()));
+        }
+    }
+
+    #[test]
+    fn transactions_in_progress() {
+        for (limit, per, text) in [
+            (5, None, "5/transaction/5/a/b"),
+            (1000, Some(Per::Subject), "1000 calls subject/transaction/1000/a/b"),
+        ] {
+            let bound = Bound::Concurrent(limit);
+            assert_eq!(line("a/b", bound, "calls", per), text);
+            assert_eq!(
+                read(text.as_bytes()),
+                Some(Limit { name: b"a/b", bound, unit: CALLS, per })
+            );
+        }
+        let own = held(1, Some("5/transaction/5/a"), None);
+        for (given, within) in [
+            ("5/transaction/5/a", true),
+            ("4/transaction/4/a", true),
+            ("6/transaction/6/a", false),
+            ("5/1 day/5/a", false),
+        ] {
+            assert_eq!(held(1, Some(given), None).is_within(&own), within, "{given}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod allowlist;
 pub mod expression;
+pub mod failures;
 pub mod forwarded;
 pub mod header;
 pub mod implications;

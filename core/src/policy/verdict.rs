@@ -24,6 +24,8 @@ pub enum Reason {
     Idle,
     TenantSuspended,
     OwnerGone,
+    /// Too many requests of the address had no valid key. It replaces a reason before it.
+    TooManyFailures,
     IpNotAllowed,
     IpUnknown,
     KindNotAllowed,
@@ -37,7 +39,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the rules that give them.
-    pub const ALL: [Reason; 26] = [
+    pub const ALL: [Reason; 27] = [
         Reason::Ok,
         Reason::Public,
         Reason::Missing,
@@ -55,6 +57,7 @@ impl Reason {
         Reason::Idle,
         Reason::TenantSuspended,
         Reason::OwnerGone,
+        Reason::TooManyFailures,
         Reason::IpNotAllowed,
         Reason::IpUnknown,
         Reason::KindNotAllowed,
@@ -85,6 +88,7 @@ impl Reason {
             Reason::Idle => "idle",
             Reason::TenantSuspended => "tenant_suspended",
             Reason::OwnerGone => "owner_gone",
+            Reason::TooManyFailures => "too_many_failures",
             Reason::IpNotAllowed => "ip_not_allowed",
             Reason::IpUnknown => "ip_unknown",
             Reason::KindNotAllowed => "kind_not_allowed",
@@ -107,6 +111,12 @@ impl Reason {
         matches!(self, Reason::Ok | Reason::Public)
     }
 
+    /// Whether the request presented something in place of a valid key. A token that has expired
+    /// was valid, and its client is about to get another one.
+    pub const fn is_failed_attempt(self) -> bool {
+        !matches!(self, Reason::Missing | Reason::TokenExpired) && self.answer().status() == 401
+    }
+
     /// The answer for the client. Several reasons have the same answer, so that a client without
     /// a good key learns nothing about the existing keys.
     pub const fn answer(self) -> Answer {
@@ -127,6 +137,7 @@ impl Reason {
             Reason::TokenInvalid => Answer::TokenInvalid,
             Reason::TokenExpired => Answer::TokenExpired,
             Reason::ReplicaBehind => Answer::Unavailable,
+            Reason::TooManyFailures => Answer::TooManyFailures,
             Reason::IpNotAllowed | Reason::IpUnknown => Answer::IpNotAllowed,
             Reason::KindNotAllowed => Answer::InsufficientKind,
             Reason::ScopesNull | Reason::InsufficientScope => Answer::InsufficientScope,
@@ -158,6 +169,7 @@ pub enum Answer {
     InvalidApiKey,
     TokenInvalid,
     TokenExpired,
+    TooManyFailures,
     IpNotAllowed,
     InsufficientKind,
     InsufficientScope,
@@ -182,13 +194,14 @@ pub enum Answer {
 
 impl Answer {
     /// All answers. A keyspace may replace their codes and messages.
-    pub const ALL: [Answer; 24] = [
+    pub const ALL: [Answer; 25] = [
         Answer::Ok,
         Answer::MissingAuthorization,
         Answer::InvalidAuthorization,
         Answer::InvalidApiKey,
         Answer::TokenInvalid,
         Answer::TokenExpired,
+        Answer::TooManyFailures,
         Answer::IpNotAllowed,
         Answer::InsufficientKind,
         Answer::InsufficientScope,
@@ -231,7 +244,7 @@ impl Answer {
             | Answer::InsufficientKind
             | Answer::InsufficientScope
             | Answer::Forbidden => 403,
-            Answer::RateLimited | Answer::CreditsExhausted => 429,
+            Answer::TooManyFailures | Answer::RateLimited | Answer::CreditsExhausted => 429,
             Answer::Unavailable => 503,
             Answer::InvalidRequest => 400,
             Answer::NotFound => 404,
@@ -251,6 +264,7 @@ impl Answer {
             Answer::InvalidApiKey => "invalid_api_key",
             Answer::TokenInvalid => "token_invalid",
             Answer::TokenExpired => "token_expired",
+            Answer::TooManyFailures => "too_many_failures",
             Answer::IpNotAllowed => "ip_not_allowed",
             Answer::InsufficientKind => "insufficient_kind",
             Answer::InsufficientScope => "insufficient_scope",
@@ -280,6 +294,9 @@ impl Answer {
             Answer::InvalidApiKey => "The API key is not valid.",
             Answer::TokenInvalid => "The token is not valid.",
             Answer::TokenExpired => "The token has expired.",
+            Answer::TooManyFailures => {
+                "Too many requests without a valid API key: try again later."
+            }
             Answer::IpNotAllowed => "The API key may not be used from this address.",
             Answer::InsufficientKind => "This request needs a secret API key.",
             Answer::InsufficientScope => "The API key lacks a scope that this request needs.",
@@ -313,6 +330,29 @@ mod tests {
         for reason in Reason::ALL {
             assert_eq!(reason.answer().status() == 200, reason.is_good(), "{reason:?}");
         }
+    }
+
+    #[test]
+    fn a_failed_attempt_presents_something_that_is_refused_with_401() {
+        let attempts: Vec<&str> =
+            Reason::ALL.into_iter().filter(|r| r.is_failed_attempt()).map(Reason::name).collect();
+        assert_eq!(
+            attempts,
+            [
+                "malformed_header",
+                "malformed_key",
+                "token_invalid",
+                "not_found",
+                "wrong_keyspace",
+                "wrong_environment",
+                "revoked",
+                "expired",
+                "disabled",
+                "idle",
+                "tenant_suspended",
+                "owner_gone",
+            ]
+        );
     }
 
     #[test]

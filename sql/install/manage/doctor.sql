@@ -313,6 +313,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            'a larger keysmith.max_buckets, and a restart'
     FROM l WHERE raised ? 'limits_unavailable'
     UNION ALL
+    SELECT 'warning', 'limits', format('%s failed attempts were not counted since the start for want of room', l.uncounted_failures),
+           'a larger keysmith.max_failing_addresses, and a restart'
+    FROM l WHERE raised ? 'failures_uncounted'
+    UNION ALL
     SELECT 'error', 'audit', CASE WHEN g.entry IS NULL
                THEN format('keyspace %s has no audit, and was made by someone', g.keyspace)
                ELSE format('the chain of keyspace %s has a gap before entry %s', g.keyspace, g.entry) END,

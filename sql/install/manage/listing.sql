@@ -20,8 +20,10 @@ SELECT k.key_id,
        -- keys have no limits.
        CASE WHEN k.limits IS NOT NULL OR k.shared_limits IS NOT NULL THEN
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-               'name', l.part[7], 'limit', l.part[2]::bigint, 'window', l.part[5],
-               'burst', l.part[6]::bigint, 'unit', nullif(l.part[3], 'calls'), 'per', l.part[4],
+               'name', l.part[7], 'limit', CASE WHEN l.part[5] <> 'transaction' THEN l.part[2]::bigint END,
+               'window', nullif(l.part[5], 'transaction'), 'burst', CASE WHEN l.part[5] <> 'transaction' THEN l.part[6]::bigint END,
+               'concurrent', CASE WHEN l.part[5] = 'transaction' THEN l.part[2]::bigint END,
+               'unit', nullif(l.part[3], 'calls'), 'per', l.part[4],
                'shared_with', l.part[1])) ORDER BY l.n)
         FROM pg_catalog.regexp_matches(
                  pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),

@@ -58,7 +58,10 @@ FROM (VALUES
     (52, 'keysmith_relation_bytes', 'gauge', 'The size of a table on disk, with its indexes'),
     (53, 'keysmith_pepper_file_problem', 'gauge', 'Whether the pepper file can not be used, or was changed since it was read'),
     (54, 'keysmith_signing_key_file_problem', 'gauge', 'Whether the file of signing secrets can not be used, or was changed since it was read'),
-    (55, 'keysmith_unsettled_lost_total', 'counter', 'Limits of requests that can no longer be settled, since there was no room to remember them')
+    (55, 'keysmith_unsettled_lost_total', 'counter', 'Limits of requests that can no longer be settled, since there was no room to remember them'),
+    (56, 'keysmith_failing_addresses', 'gauge', 'Addresses that have failed attempts which count'),
+    (57, 'keysmith_failing_addresses_capacity', 'gauge', 'The setting keysmith.max_failing_addresses'),
+    (58, 'keysmith_failures_uncounted_total', 'counter', 'Failed attempts that were not counted for want of room')
 ) AS m (place, name, type, help);
 COMMENT ON VIEW keysmith_private.metric_help IS 'The metrics, with their types and descriptions';
 
@@ -122,7 +125,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
          'Remove the cause, which the log of this server names, and enable the subscription'),
         (18, 'heartbeat_old', coalesce(nullif(l.max_replica_lag, 0) / 2, 30),
          'The heartbeat of the publisher is old: revocations do not arrive in time',
-         'Look for a conflict in the log, and for the process keysmith publisher on the publisher')
+         'Look for a conflict in the log, and for the process keysmith publisher on the publisher'),
+        (19, 'failures_uncounted', 0,
+         'Failed attempts of the last day were not counted, because there was no room',
+         'Find out who tries; raise keysmith.max_failing_addresses, and restart')
     ) AS a (place, alarm, threshold, meaning, remedy)
 $$;
 COMMENT ON FUNCTION keysmith_private.alarm_thresholds() IS 'The alarms, with their thresholds';
@@ -284,6 +290,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
             ('keysmith_limit_buckets_capacity', l.max_buckets),
             ('keysmith_limit_unavailable_total', l.unavailable),
             ('keysmith_unsettled_lost_total', l.unsettled_lost),
+            ('keysmith_failing_addresses', l.failing_addresses),
+            ('keysmith_failing_addresses_capacity', l.max_failing_addresses),
+            ('keysmith_failures_uncounted_total', l.uncounted_failures),
             ('keysmith_usage_queue_capacity', u.capacity),
             ('keysmith_usage_queue_share', u.share),
             ('keysmith_usage_queue_used', u.used),
@@ -324,6 +333,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
             ('not_preloaded', (NOT y.preloaded)::integer::double precision),
             ('limits_unavailable', CASE WHEN l.last_unavailable_at > c.now - interval '1 day' THEN l.unavailable END),
             ('limit_buckets_filling', l.buckets::double precision / l.max_buckets),
+            ('failures_uncounted', CASE WHEN l.last_uncounted_at > c.now - interval '1 day' THEN l.uncounted_failures END),
             ('usage_dropped', CASE WHEN u.last_dropped_at > c.now - interval '1 day' THEN u.dropped END),
             ('usage_failing', CASE WHEN u.last_error_at > coalesce(u.last_flush, '-infinity') THEN u.failures END),
             ('usage_quarantined', n.set_aside),

@@ -85,8 +85,10 @@ SELECT t.name AS tenant,
        keysmith_private.credits_at(c.balance, c.refill, c.every, c.anchor, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-               'name', l.part[6], 'limit', l.part[1]::bigint, 'window', l.part[4],
-               'burst', l.part[5]::bigint, 'unit', nullif(l.part[2], 'calls'), 'per', l.part[3]))
+               'name', l.part[6], 'limit', CASE WHEN l.part[4] <> 'transaction' THEN l.part[1]::bigint END,
+               'window', nullif(l.part[4], 'transaction'), 'burst', CASE WHEN l.part[4] <> 'transaction' THEN l.part[5]::bigint END,
+               'concurrent', CASE WHEN l.part[4] = 'transaction' THEN l.part[1]::bigint END,
+               'unit', nullif(l.part[2], 'calls'), 'per', l.part[3]))
                ORDER BY l.n)
         FROM pg_catalog.regexp_matches(t.limits, '^(\d+)(?: (\S+))?(?: (\S+))?/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The refusals of any request with a key.
-const REFUSALS: [Answer; 15] = [
+const REFUSALS: [Answer; 16] = [
     Answer::MissingAuthorization,
     Answer::InvalidAuthorization,
     Answer::InvalidApiKey,
@@ -19,6 +19,7 @@ const REFUSALS: [Answer; 15] = [
     Answer::Expired,
     Answer::Disabled,
     Answer::Idle,
+    Answer::TooManyFailures,
     Answer::IpNotAllowed,
     Answer::InsufficientKind,
     Answer::InsufficientScope,
@@ -101,7 +102,7 @@ fn response(service: &Service, status: i32, errors: &[&HttpError]) -> Value {
     if is_challenge && service.schemes.challenges().next().is_some() {
         headers.insert("WWW-Authenticate".into(), json!({"schema": {"type": "string"}}));
     }
-    if has(&[Answer::RateLimited]) {
+    if has(&[Answer::RateLimited, Answer::TooManyFailures]) {
         let description = "The seconds to wait";
         headers.insert(
             "Retry-After".into(),

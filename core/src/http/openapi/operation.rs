@@ -1,6 +1,7 @@
 //! The operation of a method and a path.
 
 use super::{Endpoint, Entry, Needs, Service, errors, security};
+use crate::claims::Bound;
 use crate::http::operation::{Kind, Named};
 use crate::http::status::title;
 use crate::policy::expression::Expression;
@@ -172,10 +173,13 @@ fn told(entry: &Entry, needs: &Needs) -> String {
 fn limits(needs: &Needs) -> Option<Value> {
     let listed = limits::stored(needs.limits?).flatten().map(|limit| {
         let name = String::from_utf8_lossy(limit.name);
-        let window = limits::window(limit.rate);
-        let mut shown = json!({
-            "name": name, "limit": limit.rate.limit(), "window": window, "burst": limit.rate.burst(),
-        });
+        let mut shown = match limit.bound {
+            Bound::Rate(rate) => json!({
+                "name": name, "limit": rate.limit(), "window": limits::window(rate),
+                "burst": rate.burst(),
+            }),
+            Bound::Concurrent(limit) => json!({"name": name, "concurrent": limit}),
+        };
         if limit.unit != CALLS {
             shown["unit"] = String::from_utf8_lossy(limit.unit).into();
         }
