@@ -335,7 +335,7 @@ def test_a_session_brings_no_settings_along():
             boss.rows(f"SET keysmith.{name} = '{value}'")
         assert dict(boss.call("maintain"))["retention"] == "0 partitions dropped"
         assert dict(boss.rows("SELECT name, setting FROM pg_settings WHERE name LIKE 'keysmith.usage%'")) == {
-            "keysmith.usage_batch_size": "10000",
+            "keysmith.usage_batch_size": "50000",
             "keysmith.usage_durability": "async", "keysmith.usage_flush_interval": "1000",
             "keysmith.usage_overflow": "write-through", "keysmith.usage_retention": "129600"}
         assert not [row for row in db.findings() if "kept beyond" in row.finding]

@@ -244,6 +244,22 @@ def test_with_nothing_to_store_it_sleeps():
         assert times_woken(pid) - before < 20 * (time.monotonic() - start)  # not checked: a rate
 
 
+def test_a_second_of_many_requests_is_one_batch():
+    """By default, so that what a key adds to the totals is one row."""
+    with cluster_with_key("full_batch", keysmith__usage_flush_interval="10min") as (cluster, db, key):
+        os.kill(started_worker(db, key), signal.SIGSTOP)
+        try:
+            db.value("SELECT count(keysmith.verify(%s)) FROM generate_series(1, 30000)", key)
+        finally:
+            os.kill(worker_pid(db), signal.SIGCONT)
+        flush(db)
+        assert count(db, "written_through") == 0
+        rows = db.rows("SELECT period, requests FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL")
+        # The first request may be a batch of its own, and an hour may end.
+        assert sum(row.requests for row in rows) == len(events(db)) == 30_001
+        assert len(rows) <= 3
+
+
 def test_idle_it_goes_and_comes_back():
     with cluster_with_key("idle", keysmith__usage_flush_interval="50ms") as (cluster, db, key):
         first = started_worker(db, key)

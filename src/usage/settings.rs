@@ -24,7 +24,7 @@ static BUFFER: Integer = Integer::new(
         context: Context::Postmaster,
         flags: pg_sys::GUC_UNIT_KB,
     },
-    16 * 1024,
+    64 * 1024,
     64,
     2 * 1024 * 1024 - 1,
 );
@@ -45,7 +45,7 @@ static FLUSH_INTERVAL: Integer = Integer::new(
 );
 
 /// Large enough that a commit's cost is spread thin, and that a key's requests are counted
-/// together; small enough to take a tenth of a second, so that nobody waits long for a
+/// together; small enough to take a third of a second, so that nobody waits long for a
 /// worker in the middle of one.
 static BATCH_SIZE: Integer = Integer::new(
     About {
@@ -56,7 +56,7 @@ static BATCH_SIZE: Integer = Integer::new(
         context: Context::Reload,
         flags: 0,
     },
-    10_000,
+    50_000,
     1,
     100_000,
 );

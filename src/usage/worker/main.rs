@@ -9,7 +9,7 @@ use crate::usage::worker::flush::Flusher;
 use pg::clock::monotonic;
 use pg::latch::Latch;
 use pg::server;
-use pg::worker::{be_independent, begin, worker_entry};
+use pg::worker::{be_independent, begin, keep_freed_memory, worker_entry};
 use pgrx::pg_sys::Datum;
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::SeqCst;
@@ -54,6 +54,7 @@ fn work(argument: Datum) {
     }
     pg::exit::before_leaving(at_exit, place);
     be_independent();
+    keep_freed_memory();
     loop {
         let sends = server::is_in_recovery() || subscribes();
         if sends && Sender::new(queue, place).run() == End::Leaves {
