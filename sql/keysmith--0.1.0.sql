@@ -90,7 +90,8 @@ CREATE TABLE keysmith_private.keyspace (
     key_limits       text COLLATE "C" CHECK (length(key_limits) BETWEEN 1 AND 4000),
     key_credits      bigint CHECK (key_credits >= 0),
     issuer           text COLLATE "C" CHECK (length(issuer) BETWEEN 1 AND 255),
-    expiring_notice  interval NOT NULL DEFAULT '7 days' CHECK (expiring_notice BETWEEN '0' AND '876000 hours')
+    expiring_notice  interval NOT NULL DEFAULT '7 days' CHECK (expiring_notice BETWEEN '0' AND '876000 hours'),
+    failure_limit    text COLLATE "C" CHECK (length(failure_limit) BETWEEN 1 AND 100)
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -533,7 +534,11 @@ CREATE FUNCTION keysmith.limit_status(
     OUT unavailable bigint,
     OUT last_unavailable_at timestamptz,
     OUT since timestamptz,
-    OUT unsettled_lost bigint
+    OUT unsettled_lost bigint,
+    OUT failing_addresses integer,
+    OUT max_failing_addresses integer,
+    OUT uncounted_failures bigint,
+    OUT last_uncounted_at timestamptz
 ) RETURNS SETOF record
 LANGUAGE c PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
 COMMENT ON FUNCTION keysmith.limit_status() IS
@@ -2455,10 +2460,11 @@ CREATE FUNCTION keysmith.create_keyspace(
     key_limits jsonb DEFAULT NULL,
     key_credits bigint DEFAULT NULL,
     issuer text DEFAULT NULL,
-    expiring_notice interval DEFAULT NULL
+    expiring_notice interval DEFAULT NULL,
+    failure_limit jsonb DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, interval, cidr[], jsonb, bigint, text, interval) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, interval, cidr[], jsonb, bigint, text, interval, jsonb) IS
 'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -5031,7 +5037,10 @@ FROM (VALUES
     (52, 'keysmith_relation_bytes', 'gauge', 'The size of a table on disk, with its indexes'),
     (53, 'keysmith_pepper_file_problem', 'gauge', 'Whether the pepper file can not be used, or was changed since it was read'),
     (54, 'keysmith_signing_key_file_problem', 'gauge', 'Whether the file of signing secrets can not be used, or was changed since it was read'),
-    (55, 'keysmith_unsettled_lost_total', 'counter', 'Limits of requests that can no longer be settled, since there was no room to remember them')
+    (55, 'keysmith_unsettled_lost_total', 'counter', 'Limits of requests that can no longer be settled, since there was no room to remember them'),
+    (56, 'keysmith_failing_addresses', 'gauge', 'Addresses that have failed attempts which count'),
+    (57, 'keysmith_failing_addresses_capacity', 'gauge', 'The setting keysmith.max_failing_addresses'),
+    (58, 'keysmith_failures_uncounted_total', 'counter', 'Failed attempts that were not counted for want of room')
 ) AS m (place, name, type, help);
 COMMENT ON VIEW keysmith_private.metric_help IS 'The metrics, with their types and descriptions';
 
@@ -5260,6 +5269,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
             ('keysmith_limit_buckets_capacity', l.max_buckets),
             ('keysmith_limit_unavailable_total', l.unavailable),
             ('keysmith_unsettled_lost_total', l.unsettled_lost),
+            ('keysmith_failing_addresses', l.failing_addresses),
+            ('keysmith_failing_addresses_capacity', l.max_failing_addresses),
+            ('keysmith_failures_uncounted_total', l.uncounted_failures),
             ('keysmith_usage_queue_capacity', u.capacity),
             ('keysmith_usage_queue_share', u.share),
             ('keysmith_usage_queue_used', u.used),
@@ -5879,6 +5891,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'key_credits',  'the credits of a new key that is given none; null for none'),
     ('create_keyspace', 'issuer',        'who issues the tokens; null for the keyspace''s name'),
     ('create_keyspace', 'expiring_notice', 'how long before a key ends its event key.expiring is; 0 for no such event; null for 7 days'),
+    ('create_keyspace', 'failure_limit', 'how many failed attempts an address has: {"limit": 20, "window": "1 minute"}'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
     ('drop_keyspace', 'cascade',        'whether to drop it although keys are neither revoked nor expired'),
