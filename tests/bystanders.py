@@ -1,6 +1,7 @@
 """Work that no role may stop: a server with every kind of data, and sessions that decide, spend,
 revoke, manage and store usage."""
 
+from contextlib import contextmanager
 from datetime import date, timedelta
 
 import psycopg
@@ -9,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 import hostile
 from cluster import running
-from conftest import session, wait_until
+from conftest import session
 
 STRANGER, LEVELS = "stranger", ("verifier", "host", "issuer", "auditor", "admin")
 ROLES = (STRANGER, *LEVELS)
@@ -108,15 +109,19 @@ class World:
         assert self.db.value(stored, request_id) == 1
 
     def adds_up_usage(self):
-        assert self.db.value("SELECT keysmith_private.usage_fold()") is not None
+        with self.folding():
+            assert self.db.value("SELECT keysmith_private.usage_fold()") is not None
+
+    @contextmanager
+    def folding(self):
+        """A transaction that waits until the worker folds no totals, and keeps it from that."""
+        with self.db.session.transaction():
+            self.db.rows("SELECT keysmith_private.usage_fold_lock(waits => true)")
+            yield
 
     def maintained(self):
-        """The outcome of maintain() at a time when the worker folds no totals."""
-        def outcome():
-            outcome = dict(self.db.call("maintain"))
-            return "busy, to be tried again" not in (outcome["totals"], outcome["retention"]) and outcome
-
-        return wait_until(outcome)
+        with self.folding():
+            return dict(self.db.call("maintain"))
 
     def maintains(self):
         outcome = self.maintained()
