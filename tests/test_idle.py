@@ -399,7 +399,7 @@ def test_a_subscriber_leaves_it_to_the_publisher():
                    " SELECT 1, d.oid, c.system_identifier, now(), 1, now() - interval '1 day'"
                    " FROM pg_database d, pg_control_system() c WHERE datname = current_database()")
         idle = "SELECT key_id FROM keysmith_private.idle_key"
-        wait_for_a_look(lambda: there.rows(idle) == [(key.key_id,)])
+        wait_until(lambda: there.rows(idle) == [(key.key_id,)])
         assert maintained(there) == "0 disabled" and there.status_of(key.key_id) == "active"
         assert db.rows(idle) == []
         age(db, "1 hour")
