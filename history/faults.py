@@ -9,10 +9,10 @@ import socket
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import psycopg
 
+from keeper import state_of
 from record import Recorder
 
 LIGHT = ["cancel", "cancel", "cancel", "terminate", "disconnect", "terminate_worker"]
@@ -57,14 +57,6 @@ def value(cluster, statement, *params):
 def memory_since(cluster):
     """It changes when the server's memory begins with nothing."""
     return value(cluster, "SELECT since FROM keysmith.limit_status()")
-
-
-def state_of(pid):
-    """The letter that Linux has for it; X if it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "X"
 
 
 def processes_of(cluster):

@@ -1,6 +1,7 @@
 """Work that no role may stop: a server with every kind of data, and sessions that decide, spend,
 revoke, manage and store usage."""
 
+from contextlib import contextmanager
 from datetime import date, timedelta
 
 import psycopg
@@ -108,10 +109,22 @@ class World:
         assert self.db.value(stored, request_id) == 1
 
     def adds_up_usage(self):
-        assert self.db.value("SELECT keysmith_private.usage_fold()") is not None
+        with self.folding():
+            assert self.db.value("SELECT keysmith_private.usage_fold()") is not None
+
+    @contextmanager
+    def folding(self):
+        """A transaction that waits until the worker folds no totals, and keeps it from that."""
+        with self.db.session.transaction():
+            self.db.rows("SELECT keysmith_private.usage_fold_lock(waits => true)")
+            yield
+
+    def maintained(self):
+        with self.folding():
+            return dict(self.db.call("maintain"))
 
     def maintains(self):
-        outcome = dict(self.db.call("maintain"))
+        outcome = self.maintained()
         assert "folded" in outcome["totals"] and "made" in outcome["partitions"], outcome
 
     def audits(self):
@@ -130,7 +143,7 @@ class World:
 
     def drops_what_is_old(self):
         name = f"usage_{DAY.replace('-', '')}"
-        outcome = dict(self.db.call("maintain"))
+        outcome = self.maintained()
         assert self.db.value("SELECT to_regclass(%s)", f"keysmith_private.{name}") is None, (
             outcome, [row.finding for row in self.db.findings() if name in row.finding])
 

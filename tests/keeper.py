@@ -50,6 +50,14 @@ class Keeper:
         self.process.stdout.close()
 
 
+def state_of(pid):
+    """The letter that Linux has for a process; X if it is gone, or ends while its file is read."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
 def main(folder):
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     orders = b""

@@ -7,14 +7,11 @@ import sys
 from pathlib import Path
 
 from conftest import wait_until
-from keeper import Keeper
+from keeper import Keeper, state_of
 
 
 def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # also if it ends while its file is open
-        return False
+    return state_of(pid) not in "ZX"
 
 
 ORPHAN = "setsid sleep 1000 & echo $! > $PIDS; exec sleep 1000"

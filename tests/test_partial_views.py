@@ -1,6 +1,8 @@
 """Views of which a reader sees only a part: the rest is invisible in results, in plans and in
 their counts."""
 
+from contextlib import ExitStack
+
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
@@ -285,18 +287,21 @@ def test_a_key_sees_its_own_environment(cluster, owner, environment):
 
 
 def test_a_chart_of_a_key_is_of_its_environment(cluster, owner):
-    db = session(cluster, "partial", "auditing")
+    owner.call("flush_usage")
     bars = {}
-    for environment in ("live", "test"):
-        with db.session.transaction(force_rollback=True):
+    # The requests by which they sign in are stored after their transactions.
+    with ExitStack() as opened:
+        for environment in ("live", "test"):
+            db = session(cluster, "partial", "auditing")
+            opened.callback(db.session.close)
+            opened.enter_context(db.session.transaction(force_rollback=True))
             assert db.verify(owner.keys["acme", environment].api_key, sign_in=True, environment=environment).ok
             bars[environment] = [int(line.split()[1]) for line, in db.call("usage_chart", per="day", bars=1)[2:3]]
             assert db.rows("SELECT sum(requests)::int FROM keysmith.usage_daily") == [tuple(bars[environment])]
             assert db.call("usage_chart", tenant="acme", per="day", bars=1)[2:] \
                 == db.call("usage_chart", per="day", bars=1)[2:]
-    everything = int(owner.call("usage_chart", tenant="acme", per="day", bars=1)[2][0].split()[1])
-    assert bars["live"][0] + bars["test"][0] == everything
-    db.session.close()
+        everything = int(owner.call("usage_chart", tenant="acme", per="day", bars=1)[2][0].split()[1])
+        assert bars["live"][0] + bars["test"][0] == everything
 
 
 def test_a_chart_of_nobody(issuer, owner):
