@@ -425,13 +425,13 @@ def test_bad_values(db, value):
 @pytest.mark.parametrize("usage_log", ["refusals", "nothing"])
 def test_uses_must_be_recorded(db, usage_log):
     assert db.refused("KS400", "create_keyspace", "new", usage_log=usage_log, max_idle="1 hour") \
-        == "max_idle needs the usage_log everything"
+        == "max_idle needs the usage_log everything or totals"
     assert not db.rows("SELECT FROM keysmith_private.keyspace WHERE keyspace = 'new'")
     alter(db, usage_log=usage_log)
     assert "max_idle" in db.refused("KS400", "alter_keyspace", "default", Jsonb({"max_idle": "1 hour"}))
     alter(db, usage_log="everything", max_idle="1 hour")
     assert db.refused("KS400", "alter_keyspace", "default", Jsonb({"usage_log": usage_log})) \
-        == "usage_log must be everything while max_idle is set"
+        == "usage_log must be everything or totals while max_idle is set"
     assert db.rows("SELECT usage_log, max_idle IS NULL FROM keysmith_private.keyspace WHERE keyspace = 'default'") \
         == [("everything", False)]
     alter(db, usage_log=usage_log, max_idle=None)

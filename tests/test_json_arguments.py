@@ -109,7 +109,7 @@ PLAIN_OPTIONS = {
     "managed_by": [("a b", "", "must be any_secret, nobody"), (1, "", "must be a string or null")],
     "charges": [(["live", "A"], "[1]", "must have 1 to 63 characters"),
                 (["a"] * 101, "", "must have at most 100 elements, not 101")],
-    "usage_log": [("all", "", "must be one of: everything, refusals, nothing")],
+    "usage_log": [("all", "", "must be one of: everything, totals, refusals, nothing")],
     "usage_details": [(1, "", "must be a boolean or null")],
     "error_body": [("Problem", "", "must be plain, problem, or a template: a JSON object"),
                    ("[]", "", "must be plain, problem, or"), ([], "", "must be plain, problem, or"),

@@ -303,7 +303,7 @@ def test_a_keyspace_chooses_what_is_logged(db):
     db.verify(key, **ask)
     assert str(events(db)[-1].ip) == "10.0.0.1"
     message = db.refused("KS400", "create_keyspace", "other", usage_log="some")
-    assert message == "usage_log must be one of: everything, refusals, nothing"
+    assert message == "usage_log must be one of: everything, totals, refusals, nothing"
     db.refused("KS400", "alter_keyspace", "quiet", '{"usage_details": "yes"}')
 
 

@@ -42,6 +42,8 @@ pub enum EmptyScopes {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum UsageLog {
     Everything,
+    /// All are counted; few leave a row.
+    Totals,
     Refusals,
     Nothing,
 }
@@ -262,6 +264,7 @@ impl Policy {
             policy.limits = row.bytes(column::limits).map(Bytes::from);
             policy.charges = texts(row.array(column::charges));
             policy.usage_log = match row.bytes(column::usage_log) {
+                Some(b"totals") => UsageLog::Totals,
                 Some(b"refusals") => UsageLog::Refusals,
                 Some(b"nothing") => UsageLog::Nothing,
                 _ => UsageLog::Everything,

@@ -40,13 +40,13 @@ pub fn check_is_recorded(keyspace: &str, is_set: bool) -> Result<()> {
     )?;
     match usage_log.as_deref() {
         None => return Ok(()),
-        Some("everything") => {}
+        Some("everything" | "totals") => {}
         Some(_) if is_set => {
-            return Err(Error::argument("max_idle", "needs the usage_log everything")
+            return Err(Error::argument("max_idle", "needs the usage_log everything or totals")
                 .hint("Uses must be recorded, or keys in use would be disabled."));
         }
         Some(_) => {
-            return Err(Error::argument("usage_log", "must be everything while max_idle is set")
+            return Err(Error::argument("usage_log", "must be everything or totals while max_idle is set")
                 .hint("Set max_idle to null first, or in the same call."));
         }
     }

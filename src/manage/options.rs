@@ -129,6 +129,7 @@ enum UnlistedRoutes {
 #[serde(rename_all = "snake_case")]
 enum UsageLog {
     Everything,
+    Totals,
     Refusals,
     Nothing,
 }

@@ -37,7 +37,7 @@ pub fn decided(
     verdict: &Verdict<'_, impl Form>,
 ) {
     let is_noted = match policy.usage_log {
-        UsageLog::Everything => true,
+        UsageLog::Everything | UsageLog::Totals => true,
         UsageLog::Refusals => reason != Reason::Ok,
         UsageLog::Nothing => false,
     };
@@ -63,7 +63,7 @@ pub fn decided(
         },
         person: None,
         subject: request.subject.filter(|_| policy.usage_details),
-        is_counted_only: false,
+        is_counted_only: policy.usage_log == UsageLog::Totals,
     });
     let mut room = [0; MAX_LEN];
     let length = record.encode(&mut room);

@@ -37,7 +37,7 @@ CREATE TABLE keysmith_private.keyspace (
     charges         text[] COLLATE "C" NOT NULL DEFAULT '{live}'
                     CHECK (pg_catalog.array_position(charges, NULL) IS NULL),
     usage_log       text COLLATE "C" NOT NULL DEFAULT 'everything'
-                    CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
+                    CHECK (usage_log IN ('everything', 'totals', 'refusals', 'nothing')),
     usage_details   boolean NOT NULL DEFAULT true,
     has_bar_imports boolean NOT NULL DEFAULT false,
     has_last_part_imports boolean NOT NULL DEFAULT false,
@@ -91,7 +91,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether ke
 COMMENT ON COLUMN keysmith_private.keyspace.has_sha512_imports IS 'Whether keys may be stored by their SHA-512';
 COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: number, unit and per, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
-COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, totals, refusals or nothing';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether records have the endpoint and the address of the client';
 COMMENT ON COLUMN keysmith_private.keyspace.error_body IS 'The body of errors over HTTP: plain, problem, or a template as JSON text';
 COMMENT ON COLUMN keysmith_private.keyspace.generation IS 'The newest pepper that a key was stored with; new keys are never stored with an older one';

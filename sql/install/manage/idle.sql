@@ -23,7 +23,7 @@ CROSS JOIN (
                 THEN interval '15 minutes' ELSE interval '0' END AS delay
     OFFSET 0) AS f
 CROSS JOIN LATERAL (SELECT pg_catalog.now() - s.max_idle - f.delay AS used_since) AS u
-WHERE s.max_idle IS NOT NULL AND s.usage_log = 'everything' AND k.revoked_at IS NULL
+WHERE s.max_idle IS NOT NULL AND s.usage_log IN ('everything', 'totals') AND k.revoked_at IS NULL
   AND CASE
       WHEN k.disabled_at IS NULL THEN
           greatest(k.created_at, k.enabled_at, s.max_idle_since, l.used_at, f.known_from) <= u.used_since

@@ -172,7 +172,7 @@ SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.ow
        k.key_id, k.tenant_id
 FROM keysmith_private.all_keys k
 JOIN keysmith_private.keyspace s USING (keyspace)
-WHERE k.status = 'active' AND s.usage_log = 'everything'
+WHERE k.status = 'active' AND s.usage_log IN ('everything', 'totals')
   AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true);
 SELECT keysmith_private.publish('stale_keys', '{tenant_id}', 'ORDER BY unused_for DESC, key_id');
 COMMENT ON VIEW keysmith.stale_keys IS 'Active keys without an accepted request in the last 90 days';
