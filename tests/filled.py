@@ -12,7 +12,7 @@ def fill(db):
     """Fills a database and returns the data that `check` needs."""
     db.rows("CREATE ROLE app_user; CREATE ROLE key_issuer")
     db.call("create_keyspace", "other", prefixes=Jsonb({"secret": {"live": "o_"}}), allowlist=["0.0.0.0/0"], key_credits=9,
-            failure_limit=Jsonb({"limit": 1, "window": "365 days"}))
+            failure_limit=Jsonb({"limit": 1, "window": "365 days"}), usage_tags=["model"])
     db.call("define_scope", "default", "docs:read", "See documents")
     db.call("define_scope", "default", "docs:write", "Change documents", ["docs:read"])
     db.call("define_role", "default", "editor", ["docs:write"])

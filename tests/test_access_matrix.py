@@ -31,7 +31,7 @@ FUNCTIONS = {
     **dict.fromkeys(["list_keys", "usage_logs", "usage_chart", "blast_radius",
                      "shows_everything"], {HOST, ISSUER, AUDITOR, ADMIN}),
     # Functions that views call with the rights of their reader.
-    **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_units", "own_usage_endpoints",
+    **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_units", "own_usage_tags", "own_usage_endpoints",
                      "own_top_keys", "own_top_refusals", "own_touches", "own_tenants", "own_members", "own_stale_keys",
                      "own_recent_refusals", "own_audit", "own_events", "own_overprivileged_keys", "credits_at", "next_refill", "key_status"],
                     {HOST, ISSUER, AUDITOR, ADMIN}),
@@ -49,7 +49,7 @@ FUNCTIONS = {
                      "grant_access", "revoke_access", "add_credits", "maintain",
                      "replay_revocations"], {ADMIN}),
     # Parts of these functions, and trigger functions.
-    **dict.fromkeys(["policy_changed", "access_changed", "usage_counted", "units", "usage_page", "usage_prepare", "usage_make", "is_subscribed", "refuse_on_subscriber",
+    **dict.fromkeys(["policy_changed", "access_changed", "usage_counted", "units", "counted_tags", "usage_page", "usage_prepare", "usage_make", "is_subscribed", "refuse_on_subscriber",
                      "keep_on_publisher", "usage_incarnation_arrives", "usage_partition_arrives", "usage_fold",
                      "lock_holder", "privileges_changed_by", "usage_partitions", "usage_has_partition", "usage_fold_lock",
                      "usage_kept_from", "disable_idle_keys", "disable_all_idle_keys", "note_key_ends", "note_all_key_ends", "note_credit_events",
@@ -70,7 +70,7 @@ FUNCTIONS = {
 }
 # Read, but never written.
 RELATIONS = {
-    **dict.fromkeys(["keys", "usage", "usage_hourly", "usage_daily", "usage_units", "usage_endpoints", "top_keys",
+    **dict.fromkeys(["keys", "usage", "usage_hourly", "usage_daily", "usage_units", "usage_tags", "usage_endpoints", "top_keys",
                      "top_refusals", "touches", "tenants", "members", "expiring_soon", "stale_keys",
                      "recent_refusals"], {HOST, ISSUER, AUDITOR, ADMIN}),
     **dict.fromkeys(["scopes", "roles", "routes", "endpoints", "audit", "events", "overprivileged_keys", "isolation", "metrics", "alarms", "usage_nodes"],
@@ -81,10 +81,10 @@ RELATIONS = {
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
                      "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "key_notice", "usage_mark",
-                     "usage_delta", "usage_unit", "usage_unit_delta", "usage_partition", "heartbeat", "isolated_table", "isolated",
+                     "usage_delta", "usage_unit", "usage_unit_delta", "usage_tag", "usage_tag_delta", "usage_partition", "heartbeat", "isolated_table", "isolated",
                      "isolated_by", "known_isolated",
                      "verifying_role", "idle_key", "due_key_notice", "all_keys", "all_audit", "all_events", "all_usage", "all_usage_hourly",
-                     "all_usage_daily", "all_usage_units", "all_usage_endpoints", "all_top_keys", "all_top_refusals",
+                     "all_usage_daily", "all_usage_units", "all_usage_tags", "all_usage_endpoints", "all_top_keys", "all_top_refusals",
                      "all_touches", "all_tenants", "all_members", "all_stale_keys", "all_recent_refusals",
                      "all_overprivileged_keys", "metric_help"], set()),
 }
@@ -262,7 +262,7 @@ def test_an_issuer_for_the_identity_needs_one(db, as_role):
         assert error_of(app, "SELECT keysmith.mint('globex')").sqlstate == "KS404"
 
 
-USAGE = ["usage", "usage_hourly", "usage_daily", "usage_units", "usage_endpoints", "top_keys", "top_refusals",
+USAGE = ["usage", "usage_hourly", "usage_daily", "usage_units", "usage_tags", "usage_endpoints", "top_keys", "top_refusals",
          "touches"]
 
 
@@ -271,6 +271,7 @@ def used(db):
     """A key of each of two tenants, both accepted and refused, with work on a tracked table."""
     db.rows("CREATE TABLE orders (id int)")
     db.call("track", "orders")
+    db.call("alter_keyspace", "default", Jsonb({"usage_tags": ["model"]}))
     keys = {}
     for tenant in ("acme", "globex"):
         keys[tenant] = key = db.mint(tenant, scopes=["a"])
@@ -278,6 +279,7 @@ def used(db):
         with db.session.transaction():
             assert db.one("authenticate", headers, "GET", "/orders", None, weights=Jsonb({"tokens": 7})).ok
             db.rows("INSERT INTO orders VALUES (1)")
+            db.one("log_request", tags=Jsonb({"model": "small"}))
         assert db.reason(key.api_key, scopes=["b"]) == "insufficient_scope"
     db.call("flush_usage")
     return keys

@@ -355,7 +355,7 @@ def signature(text):
 
 @pytest.mark.parametrize("name", [
     "verdict", "explanation", "minted", "keys", "routes", "audit", "usage", "usage_hourly",
-    "usage_daily", "usage_units", "usage_endpoints", "top_keys", "top_refusals", "touches", "tenants", "members", "scopes", "roles",
+    "usage_daily", "usage_units", "usage_tags", "usage_endpoints", "top_keys", "top_refusals", "touches", "tenants", "members", "scopes", "roles",
     "expiring_soon", "stale_keys", "recent_refusals", "overprivileged_keys", "hashing_progress",
     "isolation", "metrics", "alarms", "usage_nodes"])
 def test_every_column_is_described(cluster, name):

@@ -16,7 +16,7 @@ KEPT = {"audit_entry", "audit_content"}
 def lively(db, keyspace):
     """A keyspace with something in every table, and the ids of its tenants and keys."""
     db.call("create_keyspace", keyspace, codes=Jsonb({"invalid_api_key": "gone"}),
-            plan_features=Jsonb({"limits": ["pro"]}))
+            plan_features=Jsonb({"limits": ["pro"]}), usage_tags=["model"])
     db.call("define_scope", keyspace, "a")
     db.call("define_role", keyspace, "dev", ["a"])
     db.call("define_route", keyspace, "GET", "/things", ["a"])
@@ -27,6 +27,7 @@ def lively(db, keyspace):
     with db.session.transaction():
         assert db.verify(key.api_key, keyspace=keyspace, sign_in=True, ip="192.0.2.1", weights=Jsonb({"tokens": 1})).ok
         db.rows("INSERT INTO docs VALUES ('x')")
+        db.one("log_request", tags=Jsonb({"model": "small"}))
     db.one("authenticate", Jsonb({"Authorization": f"Bearer {key.api_key}"}), "GET", "/things", None, keyspace=keyspace)
     db.verify("nothing", keyspace=keyspace)
     db.rows("INSERT INTO keysmith_private.usage_mark VALUES (%s, now(), 1000, now(), 0, 0)", tenant)
@@ -87,12 +88,14 @@ def test_all_that_belongs_to_it_goes(db, docs, role):
             "NULL, NULL, 1, 0, 0, '0', NULL, NULL FROM keysmith_private.usage_hour")
     db.rows("INSERT INTO keysmith_private.usage_unit_delta SELECT period, tenant_id, key_id, environment, unit, amount "
             "FROM keysmith_private.usage_unit")
+    db.rows("INSERT INTO keysmith_private.usage_tag_delta SELECT period, tenant_id, tag, environment, value, requests, spend "
+            "FROM keysmith_private.usage_tag")
     counts = "SELECT sum(requests) FROM keysmith.usage_daily WHERE keyspace = 'atelier'"
     before, counted = tables(db), db.value(counts)
     filled = {name for name, rows in before.items() if "studio" in rows or any(mark in rows for mark in marks)}
     assert filled >= {
         "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope", "role", "route", "endpoint", "tenant", "member",
-        "key", "access", "credit", "key_notice", "touch", "usage_event", "usage_delta", "usage_unit", "usage_unit_delta", "usage_hour", "usage_day", "usage_endpoint_hour",
+        "key", "access", "credit", "key_notice", "touch", "usage_event", "usage_delta", "usage_unit", "usage_unit_delta", "usage_tag", "usage_tag_delta", "usage_hour", "usage_day", "usage_endpoint_hour",
         "usage_endpoint_day", "usage_last", "usage_mark", "usage_unknown", "usage_unknown_sample", "usage_set_aside"}
     db.call("drop_keyspace", "studio", cascade=True)
     after = tables(db)

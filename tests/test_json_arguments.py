@@ -111,6 +111,9 @@ PLAIN_OPTIONS = {
                 (["a"] * 101, "", "must have at most 100 elements, not 101")],
     "usage_log": [("all", "", "must be one of: everything, totals, refusals, nothing")],
     "usage_details": [(1, "", "must be a boolean or null")],
+    "usage_tags": [("model", "", "must be an array or null"), (["model", "Team"], "[1]", "must have 1 to 31 letters a-z"), ([""], "[0]", "must have 1 to 31"),
+                   (["a" * 32], "[0]", "must have 1 to 31"), (["a", "b", "a"], "", "must name each tag once"), ([None], "[0]", "must be a string"),
+                   (["a", "b", "c", "d", "e"], "", "must have at most 4 elements, not 5")],
     "error_body": [("Problem", "", "must be plain, problem, or a template: a JSON object"),
                    ("[]", "", "must be plain, problem, or"), ([], "", "must be plain, problem, or"),
                    ({"a": ["{code}", "{key}"]}, "", 'has at a[1] the text "{key}": there is no {key} here, only code, message'),
@@ -200,6 +203,8 @@ CLAIMS = [([], "", "must be an object or null"), (1, "", "must be an object or n
 
 WEIGHTS = [([], "", "must be a JSON object"), (None, "", "must be a JSON object"), ({"T": 1}, "", "must have units of"),
            ({"t": 1.5}, "", "must have whole numbers"), ({"t": "1"}, "", "must have whole numbers")]
+TAGS = [([], "", "must be a JSON object"), (None, "", "must be a JSON object"), ({"T": "x"}, "", "must have names of"),
+        ({"t": 1}, "", "must have texts as values"), ({"t": ""}, "", "must have values of 1 to 64 characters")]
 REQUEST = {"headers": Jsonb({}), "method": "GET", "path": "/"}
 
 ARGUMENTS = [
@@ -222,6 +227,7 @@ ARGUMENTS = [
     ("replay_revocations", {}, "revocations", REVOCATIONS),
     *[(function, {"api_key": "KEY"}, "weights", WEIGHTS) for function in ("verify", "verify_json", "explain_verify")],
     ("verify_digest", {"digest": b"x" * 32}, "weights", WEIGHTS), ("settle", {"request_id": "KEY_ID"}, "weights", WEIGHTS),
+    ("log_request", {}, "tags", TAGS),
     *[(function, REQUEST, "weights", WEIGHTS) for function in ("authenticate", "authenticate_json", "serve")],
 ]
 
@@ -301,6 +307,7 @@ def test_a_null_sets_the_default(db):
         "usage_details": False, "error_body": '{"error": "{code}"}', "default_lifetime": "1 day", "max_lifetime": "2 days",
         "require_label": True, "unique_labels": True, "allowlist": ["10.0.0.0/8"], "key_limits": [LIMIT], "key_credits": 5,
         "issuer": "https://api.example.com", "expiring_notice": "3 days", "failure_limit": {"limit": 20, "window": "1 minute"},
+        "usage_tags": ["model", "team"],
     }
     # All options, but the prefixes, which a keyspace must have, and max_idle, which needs another usage_log.
     assert chosen.keys() | {"prefixes", "max_idle"} == OPTIONS.keys() | PLAIN_OPTIONS.keys()

@@ -194,6 +194,33 @@ def test_a_key_is_regenerated(keys, key):
     assert keys.admin.reason(answer.body["api_key"]) == "ok"
 
 
+def test_logs_and_totals_show_credits_units_and_tags(service):
+    service.define("GET", "/v1/logs", "usage_logs")
+    service.define("GET", "/v1/usage", "usage_totals")
+    service.define("GET", "/v1/plain", "usage_totals", response={"all": [{"at": "{at}", "used": "{units}", "paid": "{spend}"}]})
+    key = service.admin.mint(credits=100)
+    for spend, weights in ((3, {"tokens": 7, "images": 1}), (2, {"tokens": 5})):
+        with service.app.session.transaction():
+            assert service.app.verify(key.api_key, spend=spend, weights=json.dumps(weights), subject="ann").ok
+            service.app.one("log_request", tags=json.dumps({"model": "small"}))
+    service.admin.call("flush_usage")
+    rows = service.ask(key, "GET", "/v1/logs").body["data"]
+    assert [[row[name] for name in ("spend", "weights", "subject", "tags")] for row in rows] == [
+        [2, {"tokens": 5}, "ann", {"model": "small"}], [3, {"tokens": 7, "images": 1}, "ann", {"model": "small"}]]
+    for per in ("day", "hour"):
+        totals = service.ask(key, "GET", f"/v1/usage?per={per}").body["data"]
+        assert sum(row["spend"] for row in totals) == 5
+        assert sum(row["units"].get("tokens", 0) for row in totals) == 12
+        assert sum(row["units"].get("images", 0) for row in totals) == 1
+    (day,) = service.ask(key, "GET", "/v1/plain").body["all"]
+    assert (day["used"], day["paid"]) == ({"tokens": 12, "images": 1}, 5)
+    other = service.admin.mint()
+    service.ask(other, "GET", "/v1/usage")
+    service.admin.call("flush_usage")
+    (day,) = service.ask(other, "GET", "/v1/usage").body["data"]
+    assert (day["spend"], day["units"]) == (0, {})
+
+
 def test_who_is_asking(keys, key):
     body = keys.ask(key, "GET", "/v1/me").body
     assert (body["tenant"], body["key_id"]) == ("acme", str(key.key_id))

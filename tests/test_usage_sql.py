@@ -1,5 +1,6 @@
 """Usage in SQL: totals, pages, partitions, retention, views, charts."""
 
+import json
 import random
 import subprocess
 import threading
@@ -14,7 +15,7 @@ import pytest
 from conftest import Database, wait_until
 
 COLUMNS = ("at, incarnation, sequence, request_id, key_id, tenant_id, keyspace, environment, method, "
-           "endpoint, status, outcome, ip, latency, spend, weights")
+           "endpoint, status, outcome, ip, latency, spend, weights, tags, counted_tags")
 OUTCOMES = [("ok", 200), ("ok", 500), ("insufficient_scope", 403), ("revoked", 401)]
 TODAY = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
 
@@ -39,7 +40,9 @@ class Usage:
                 uuid.uuid4(), key_id, tenant_id, "default", "live", "GET",
                 endpoint or self.random.choice(["/a", "/b", None]), status or drawn_status,
                 outcome or drawn, "10.0.0.1", latency,
-                self.random.choice([None, 0, 5]), self.random.choice([None, '{"calls": 3}', '{"tokens": 7, "images": 1}']))
+                self.random.choice([None, 0, 5]), self.random.choice([None, '{"calls": 3}', '{"tokens": 7, "images": 1}']),
+                self.random.choice([None, '{"model": "small"}', '{"model": "large", "team": "a"}']),
+                self.random.choice([None, "model", "team,model,other"]))
 
     def write(self, rows, table="keysmith_private.usage_event"):
         for day in {row[0].astimezone(timezone.utc).date() for row in rows}:
@@ -88,18 +91,29 @@ BY_ENDPOINT = """
     SELECT * FROM (
         SELECT (at AT TIME ZONE 'UTC')::date AS day, tenant_id, coalesce(endpoint, '') AS endpoint,
                count(*)::bigint, count(*) FILTER (WHERE outcome <> 'ok') AS not_ok,
-               sum(latency) / nullif(count(latency), 0) AS mean
+               sum(latency) / nullif(count(latency), 0) AS mean, coalesce(sum(spend), 0)::bigint AS spent
         FROM keysmith_private.usage_event WHERE endpoint IS NOT NULL OR method IS NOT NULL GROUP BY 1, 2, 3) AS rows
     FULL JOIN (
-        SELECT day, tenant_id, coalesce(endpoint, '') AS endpoint, requests, refused, latency
+        SELECT day, tenant_id, coalesce(endpoint, '') AS endpoint, requests, refused, latency, spend
         FROM keysmith.usage_endpoints) AS totals
     USING (day, tenant_id, endpoint)
-    WHERE (count, not_ok, mean) IS DISTINCT FROM (requests, refused, latency)"""
+    WHERE (count, not_ok, mean, spent) IS DISTINCT FROM (requests, refused, latency, spend)"""
+BY_TAG = """
+    SELECT * FROM (
+        SELECT (at AT TIME ZONE 'UTC')::date AS day, tenant_id, environment, key AS tag, value, count(*)::bigint,
+               coalesce(sum(spend), 0)::bigint AS spent
+        FROM keysmith_private.usage_event, jsonb_each_text(tags)
+        WHERE key = ANY (string_to_array(counted_tags, ',')) GROUP BY 1, 2, 3, 4, 5) AS rows
+    FULL JOIN (
+        SELECT day, tenant_id, environment, tag, value, requests, spend FROM keysmith.usage_tags) AS totals
+    USING (day, tenant_id, environment, tag, value)
+    WHERE (count, spent) IS DISTINCT FROM (requests, spend)"""
 DIFFERENCES = [
     BY_KEY.format(span="hour", span_ly="hourly", column="hour"),
     BY_KEY.format(span="day", span_ly="daily", column="day::timestamp AT TIME ZONE 'UTC'"),
     BY_ENDPOINT,
     BY_UNIT,
+    BY_TAG,
 ]
 
 
@@ -151,11 +165,13 @@ def test_totals_are_exact_at_every_moment_with_sixteen_writers(usage, connect):
             key_id, tenant_id = draw.choice(usage.keys)
             session.execute(
                 f"INSERT INTO {table} ({COLUMNS}) SELECT %s + interval '1 minute' * (g %% 180), %s, "
-                "%s + g, gen_random_uuid(), %s, %s, 'default', 'live', 'GET', '/x', 200, 'ok', NULL, NULL "
+                "%s + g, gen_random_uuid(), %s, %s, 'default', 'live', 'GET', '/x', 200, 'ok', NULL, NULL, "
+                "g, '{\"tokens\": 2}', '{\"model\": \"small\"}', 'model' "
                 "FROM generate_series(1, 20) AS g",
                 (TODAY, number, n * 20, key_id, tenant_id))
             session.execute(draw.choice([
                 f"UPDATE {table} SET status = 201 WHERE incarnation = {number} AND sequence % 5 = 0",
+                f"UPDATE {table} SET tags = '{{\"model\": \"large\"}}' WHERE incarnation = {number} AND sequence % 3 = 0",
                 f"DELETE FROM {table} WHERE incarnation = {number} AND sequence % 11 = 0",
                 "SELECT 1"]))
 
@@ -181,6 +197,10 @@ def test_totals_are_exact_at_every_moment_with_sixteen_writers(usage, connect):
                 "(SELECT coalesce(sum(requests), 0) FROM keysmith.usage_hourly) AS hours, "
                 "(SELECT coalesce(sum(requests), 0) FROM keysmith.usage_daily) AS days").fetchone()
             assert rows == hours == days
+            spent, by_tag = session.execute(
+                "SELECT (SELECT coalesce(sum(spend), 0) FROM keysmith_private.usage_event WHERE counted_tags IS NOT NULL) AS spent, "
+                "(SELECT coalesce(sum(spend), 0) FROM keysmith.usage_tags WHERE tag = 'model') AS by_tag").fetchone()
+            assert spent == by_tag
             looks += 1
         return looks
 
@@ -367,7 +387,8 @@ def test_an_entry_has_what_was_logged(usage):
     assert datetime.fromisoformat(entry.pop("at")) == at
     assert entry == {"request_id": str(row[3]), "key_id": str(row[4]), "member": None, "environment": "live",
                      "method": "GET", "endpoint": "/x", "status": 403, "outcome": "insufficient_scope",
-                     "ip": "10.0.0.1", "latency": 12.5}
+                     "ip": "10.0.0.1", "latency": 12.5, "spend": row[14], "weights": row[15] and json.loads(row[15]),
+                     "subject": None, "tags": row[16] and json.loads(row[16])}
 
 
 @pytest.mark.parametrize("options, named", [
@@ -728,7 +749,7 @@ def test_a_dump_restores_usage_and_counts_nothing_twice(cluster, dbname, usage, 
 
 # Views
 
-VIEWS = ["usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys", "top_refusals"]
+VIEWS = ["usage", "usage_hourly", "usage_daily", "usage_units", "usage_tags", "usage_endpoints", "top_keys", "top_refusals"]
 
 
 def test_views_show_own_tenants_alone(db, sees_only):
@@ -739,7 +760,7 @@ def test_views_show_own_tenants_alone(db, sees_only):
         for view in VIEWS:
             rows = db.rows(f"SELECT * FROM keysmith.{view}")
             assert rows and {row.tenant for row in rows} == {"acme"}
-            assert Counter(rows) == Counter(row for row in everything[view] if row.tenant == "acme")
+            assert Counter(map(str, rows)) == Counter(str(row) for row in everything[view] if row.tenant == "acme")
         assert db.one("usage_logs", "acme")[0]["meta"]["total"] > 0
         shown = db.refused("KS404", "usage_logs", "other")
         assert shown.replace("other", "nobody") == db.refused("KS404", "usage_logs", "nobody")

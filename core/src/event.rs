@@ -41,6 +41,9 @@ pub struct Event<'a> {
     pub subject: Option<&'a [u8]>,
     /// Whether the request is counted, and leaves no row.
     pub is_counted_only: bool,
+    /// The names of the tags that totals are kept by, joined by commas, if it has tags. It is not part of
+    /// the record: whoever stores that looks them up.
+    pub counted_tags: Option<&'a [u8]>,
 }
 
 /// A person whom the application signed in.
@@ -501,7 +504,7 @@ mod tests {
             let of_key = Event {
                 at, request_id: ids[0], key_id: ids[1], tenant_id: ids[2],
                 keyspace: &keyspace, environment: &environment, outcome: &outcome, ip, learned,
-                person: None, subject: subject.as_deref(), is_counted_only,
+                person: None, subject: subject.as_deref(), is_counted_only, counted_tags: None,
             };
             let record = if let Some(member) = &member && is_event {
                 Record::Event(Event {

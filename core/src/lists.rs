@@ -8,8 +8,12 @@
 pub const MOST_UNITS: usize = 9;
 /// The most tags of a request.
 pub const MOST_TAGS: usize = 8;
+/// The most tags that a keyspace's totals are kept by.
+pub const MOST_TOTALLED: usize = 4;
 /// The most characters of a tag's value.
 pub const MOST_VALUE: usize = 64;
+/// The most bytes of a value: so many characters in any encoding.
+const MOST_VALUE_BYTES: usize = 4 * MOST_VALUE;
 /// The most bytes of a name.
 const MOST_NAME: usize = 31;
 const ENTRY: usize = 3;
@@ -77,7 +81,7 @@ pub fn is_tags(list: &[u8]) -> bool {
     is_whole(list)
         && list.len() <= MOST_TAGS_BYTES
         && entries(list).count() <= MOST_TAGS
-        && entries(list).all(|(_, value)| !value.is_empty())
+        && entries(list).all(|(_, value)| (1..=MOST_VALUE_BYTES).contains(&value.len()))
 }
 
 /// Whether a list has nothing but entries, each with another name.

@@ -53,10 +53,28 @@ pub struct Unit<'a> {
     pub unit: &'a [u8],
 }
 
+/// A value of a tag that totals are kept by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag<'a> {
+    pub tenant_id: [u8; 16],
+    /// The beginning of the day, in UTC.
+    pub period: i64,
+    pub tag: &'a [u8],
+    pub environment: &'a [u8],
+    pub value: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TagCounts {
+    pub requests: i64,
+    pub spend: i64,
+}
+
 #[derive(Default)]
 pub struct Tally<'a> {
     groups: HashMap<Group<'a>, Counts>,
     units: HashMap<Unit<'a>, i64>,
+    tags: HashMap<Tag<'a>, TagCounts>,
 }
 
 impl<'a> Tally<'a> {
@@ -88,12 +106,39 @@ impl<'a> Tally<'a> {
                 *sum = sum.saturating_add(i64::from(amount));
             }
         }
+        if let (Some(names), Some(tags)) = (event.counted_tags, learned.tags) {
+            self.add_tags(event, names, tags);
+        }
         let method = learned.method.unwrap_or_default();
         let endpoint = learned.endpoint.unwrap_or_default();
         if !method.is_empty() || !endpoint.is_empty() {
             let group = Group { of: Of::Endpoint { method, endpoint }, ..group };
             self.groups.entry(group).or_default().add(event, now);
         }
+    }
+
+    fn add_tags(&mut self, event: &Event<'a>, names: &'a [u8], tags: &'a [u8]) {
+        for tag in names.split(|byte| *byte == b',') {
+            if let Some(value) = lists::value(tags, tag) {
+                let of = Tag {
+                    tenant_id: event.tenant_id,
+                    period: event.at.saturating_sub(event.at.rem_euclid(DAY)),
+                    tag,
+                    environment: event.environment,
+                    value,
+                };
+                let counts = self.tags.entry(of).or_default();
+                counts.requests += 1;
+                counts.spend = counts.spend.saturating_add(event.learned.spend.unwrap_or_default());
+            }
+        }
+    }
+
+    /// All values of tags, which are no longer in the tally.
+    pub fn take_tags(&mut self) -> Vec<(Tag<'a>, TagCounts)> {
+        let mut tags: Vec<_> = self.tags.drain().collect();
+        tags.sort_unstable();
+        tags
     }
 
     /// All units, which are no longer in the tally.
@@ -146,6 +191,9 @@ mod tests {
         Some(b"\x05calls\x04\0\x07\0\0\0\x06tokens\x04\0\x02\0\0\0\x05image\x04\0\x01\0\0\0"),
         Some(b"\x06tokens\x04\0\x03\0\0\0"),
     ];
+    /// Nothing; a small model of team a; a large model.
+    const TAGS: [Option<&[u8]>; 3] =
+        [None, Some(b"\x05model\x05\0small\x04team\x01\0a"), Some(b"\x05model\x05\0large")];
     const TEXTS: [Option<&[u8]>; 3] = [None, Some(b""), Some(b"/v1")];
 
     prop_compose! {
@@ -154,7 +202,8 @@ mod tests {
             status in proptest::option::of(200..203), outcome in 0usize..3,
             method in 0usize..3, endpoint in 0usize..3,
             latency in proptest::option::of(prop_oneof![-5..100i64, any::<i64>()]),
-            spend in proptest::option::of(0..9i64), weights in 0usize..3,
+            spend in proptest::option::of(0..9i64), weights in 0usize..3, tags in 0usize..3,
+            counted in proptest::option::of(prop_oneof![Just(&b"model"[..]), Just(&b"other,team"[..])]),
         ) -> Event<'static> {
             Event {
                 at,
@@ -163,8 +212,9 @@ mod tests {
                 environment: b"live",
                 outcome: OUTCOMES[outcome],
                 learned: Learned {
-                    spend, weights: WEIGHTS[weights], status, latency, method: TEXTS[method], endpoint: TEXTS[endpoint], ..Learned::default()
+                    spend, weights: WEIGHTS[weights], status, latency, method: TEXTS[method], endpoint: TEXTS[endpoint], tags: TAGS[tags],
                 },
+                counted_tags: counted,
                 ..Event::default()
             }
         }
@@ -193,8 +243,8 @@ mod tests {
         fn each_request_is_counted_once_by_key_and_once_by_endpoint(
             events in proptest::collection::vec(event(), 0..60), now in -HOUR..HOUR,
         ) {
-            // The first hour begins before the first moment that a number can hold.
-            let events: Vec<_> = events.into_iter().filter(|e| e.at > i64::MIN + HOUR).collect();
+            // The first hour and day begin before the first moment that a number can hold.
+            let events: Vec<_> = events.into_iter().filter(|e| e.at > i64::MIN + DAY).collect();
             let mut tally = Tally::default();
             events.iter().for_each(|event| tally.add(event, now));
             let units = tally.take_units();
@@ -205,6 +255,25 @@ mod tests {
                 let accepted = events.iter().filter(|event| event.outcome == ACCEPTED);
                 let sum = units.iter().filter(|(of, _)| of.unit == unit).map(|(_, n)| n).sum::<i64>();
                 prop_assert_eq!(sum, accepted.map(amount).sum::<i64>());
+            }
+            let tags = tally.take_tags();
+            for (tag, value, of) in [(&b"model"[..], &b"small"[..], 1), (b"model", b"large", 2), (b"team", b"a", 1)] {
+                let is_counted = |event: &&Event| {
+                    let names = event.counted_tags.unwrap_or_default();
+                    names.split(|b| *b == b',').any(|name| name == tag) && event.learned.tags == TAGS[of]
+                };
+                let sums = tags.iter().filter(|(of, _)| (of.tag, of.value) == (tag, value));
+                let sum = sums.fold((0, 0), |(n, spend), (_, c)| (n + c.requests, spend + c.spend));
+                let own = || events.iter().filter(is_counted);
+                let spend = own().filter_map(|event| event.learned.spend).sum::<i64>();
+                prop_assert_eq!(sum, (own().count() as i64, spend));
+            }
+            for (tag, _) in &tags {
+                prop_assert_eq!(tag.period.rem_euclid(DAY), 0);
+                let ago = |event: &Event| i128::from(event.at) - i128::from(tag.period);
+                let mut own = events.iter().filter(|event| event.tenant_id == tag.tenant_id);
+                let is_of_the_day = own.any(|event| (0..i128::from(DAY)).contains(&ago(event)));
+                prop_assert!(is_of_the_day);
             }
             let groups = tally.into_sorted();
             let of_keys = groups.iter().filter(|(group, _)| matches!(group.of, Of::Key { .. }));

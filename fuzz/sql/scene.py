@@ -60,7 +60,7 @@ PREPARED = """
 """
 OPTIONS = """{"max_active_keys": null, "empty_scopes": "all", "default_scopes": [], "schemes": ["bearer", "key", "x_api_key"],
     "unlisted_routes": "any_key", "managed_by": null, "wildcards": true, "limits": [], "usage_log": null, "at_max": "error",
-    "plan_features": null, "display": null, "codes": null, "charges": null, "label_length": null, "usage_details": null,
+    "plan_features": null, "display": null, "codes": null, "charges": null, "label_length": null, "usage_details": null, "usage_tags": null,
     "error_body": null, "issuer": null}"""
 
 

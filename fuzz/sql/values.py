@@ -33,7 +33,7 @@ TIMES = ["infinity", "-infinity", "epoch", "4714-11-24 00:00:00+00 BC", "0044-03
 UUIDS = ["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff",
          "01a21636-5476-7574-a3df-d5f7313677fe", "00000000-0000-7000-8000-000000000000"]
 WORDS = """prefixes secret publishable live test default_scopes empty_scopes max_active_keys at_max label_length schemes
-    unlisted_routes display codes plan_features wildcards limits charges managed_by usage_log usage_details error_body expiring_notice event_channel
+    unlisted_routes display codes plan_features wildcards limits charges managed_by usage_log usage_details usage_tags error_body expiring_notice event_channel
     name limit window burst balance refill every anchor low week hour label scopes role owner allowlist expires_at metadata credits plan status
     code message id prefix snippet scope keyspace entry hash at action tenant key_id reason changes authorization x-api-key
     x-forwarded-for forwarded content-type ok revoked insufficient_scope rate_limited bearer key x_api_key day month""".split()

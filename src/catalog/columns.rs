@@ -29,7 +29,7 @@ columns! {
         error_body: Text, default_lifetime: Interval, max_lifetime: Interval, require_label: Boolean,
         unique_labels: Boolean, max_idle: Interval, max_idle_since: Timestamp,
         allowlist: Networks, key_limits: Text, key_credits: Bigint, issuer: Text,
-        expiring_notice: Interval, failure_limit: Text,
+        expiring_notice: Interval, failure_limit: Text, usage_tags: Texts,
     }
     keyspace_prefix { keyspace: Text, kind: Text, environment: Text, prefix: Text }
     answer { keyspace: Text, answer: Text, status: Integer, code: Text, message: Text }

@@ -2,14 +2,16 @@
 
 use super::key::{MAX_SCOPES, distinct};
 use keysmith_core::key::{display, format};
+use keysmith_core::lists::{self, MOST_TOTALLED};
 use keysmith_core::policy::allowlist::{self, MAX_NETWORKS};
 use keysmith_core::policy::lifetime::{self, IDLE_RULE, LIFETIME_RULE, NOTICE_RULE};
 use keysmith_core::policy::name::{IDENTIFIER_RULE, NAME_RULE, is_identifier, is_name};
 use keysmith_core::policy::scope::{SCOPE_RULE, is_grant};
+use keysmith_core::policy::weights::UNIT_NAME_RULE;
 use pg::{input, output};
 use serde::de::{Error, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An integer from `MIN` to `MAX`.
 #[derive(Clone, Copy, Serialize)]
@@ -90,8 +92,13 @@ text_types! {
     KeyPrefix: is_key_prefix, "must have 2 to 32 characters of a-z, 0-9 and _, the last of them _";
     Template: display::is_template, display::TEMPLATE_RULE;
     IdTemplate: display::is_id_template, display::ID_TEMPLATE_RULE;
+    TagName: is_tag_name, UNIT_NAME_RULE;
     /// A scope, or a pattern that stands for several.
     Grant: is_grant, format!("{SCOPE_RULE}; or be *, or end in :*");
+}
+
+fn is_tag_name(text: &str) -> bool {
+    lists::is_name(text.as_bytes())
 }
 
 fn is_key_prefix(text: &str) -> bool {
@@ -188,6 +195,22 @@ pub struct Networks(pub Option<Vec<Network>>);
 impl From<List<Network, MAX_NETWORKS>> for Networks {
     fn from(networks: List<Network, MAX_NETWORKS>) -> Networks {
         Networks(Some(networks.0).filter(|networks| !networks.is_empty()))
+    }
+}
+
+/// The names of the tags that totals are kept by. `None`, for an empty array, means no tags.
+#[derive(Deserialize, Serialize)]
+#[serde(try_from = "List<TagName, MOST_TOTALLED>")]
+pub struct TagNames(pub Option<Vec<TagName>>);
+
+impl TryFrom<List<TagName, MOST_TOTALLED>> for TagNames {
+    type Error = &'static str;
+
+    fn try_from(names: List<TagName, MOST_TOTALLED>) -> Result<TagNames, &'static str> {
+        match names.0.iter().collect::<BTreeSet<_>>().len() == names.0.len() {
+            true => Ok(TagNames(Some(names.0).filter(|names| !names.is_empty()))),
+            false => Err("must name each tag once"),
+        }
     }
 }
 

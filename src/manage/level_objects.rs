@@ -87,6 +87,7 @@ const OF_TENANTS: &[&str] = &[
     "usage_hourly",
     "usage_daily",
     "usage_units",
+    "usage_tags",
     "usage_endpoints",
     "top_keys",
     "top_refusals",

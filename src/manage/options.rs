@@ -2,7 +2,7 @@
 
 use super::field::{
     Environment, Grants, IdTemplate, IdleTime, KeyPrefix, Lifetime, Line, List, Name, Networks,
-    NoticePeriod, Template, Within, text_types,
+    NoticePeriod, TagNames, Template, Within, text_types,
 };
 use super::idle;
 use super::json;
@@ -65,13 +65,14 @@ pub struct Options {
     issuer: Patch<Principal>,
     expiring_notice: Patch<NoticePeriod>,
     failure_limit: Patch<FailureLimit>,
+    usage_tags: Patch<TagNames>,
 }
 
 /// Reads an argument of `create_keyspace`.
 type Read = fn(&Call, usize, &str) -> Result<Option<Value>>;
 
 /// The arguments of `create_keyspace` after the name, in their order.
-const ARGUMENTS: [(&str, Read); 29] = [
+const ARGUMENTS: [(&str, Read); 30] = [
     ("prefixes", json::value),
     ("empty_scopes", text),
     ("default_scopes", required_texts),
@@ -101,6 +102,7 @@ const ARGUMENTS: [(&str, Read); 29] = [
     ("issuer", text),
     ("expiring_notice", interval),
     ("failure_limit", json::value),
+    ("usage_tags", texts),
 ];
 
 #[derive(Deserialize, Serialize)]

@@ -49,8 +49,18 @@ fn usage_logs(call: &Call) -> Result<Option<Datum>> {
     })
 }
 
-/// The numbers of requests and refusals of a tenant, or of one of its keys, by hour or by day, with
-/// the beginnings of these in UTC.
+/// What an hour or a day of a tenant or key has.
+pub struct Total {
+    /// Its beginning, in UTC.
+    pub at: String,
+    pub requests: i64,
+    pub refused: i64,
+    pub spend: i64,
+    /// The amounts of units, as a JSON object.
+    pub units: String,
+}
+
+/// The totals of a tenant, or of one of its keys, by hour or by day.
 pub fn totals(
     tenant_id: &[u8; 16],
     keyspace: &str,
@@ -58,7 +68,7 @@ pub fn totals(
     per: &str,
     since: Option<&str>,
     until: Option<&str>,
-) -> Result<Vec<(String, i64, i64)>> {
+) -> Result<Vec<Total>> {
     /// The most hours or days of one answer, and those of an answer without bounds.
     const MOST: i32 = 1000;
     let usual = match per {
@@ -77,7 +87,7 @@ pub fn totals(
         }
         in_utc();
         spi::all(
-            "SELECT pg_catalog.to_jsonb(t.at) #>> '{}', t.requests, t.refused
+            "SELECT pg_catalog.to_jsonb(t.at) #>> '{}', t.requests, t.refused, t.spend, t.units::text
              FROM keysmith_private.usage_totals($1, $2, $3, $4, $5::timestamptz, $6::timestamptz, $7, $8) t",
             &[
                 Param::uuid(tenant_id),
@@ -89,7 +99,15 @@ pub fn totals(
                 Param::integer(Some(usual)),
                 Param::integer(Some(MOST)),
             ],
-            |row| Some((row.text(1)?, row.bigint(2)?, row.bigint(3)?)),
+            |row| {
+                Some(Total {
+                    at: row.text(1)?,
+                    requests: row.bigint(2)?,
+                    refused: row.bigint(3)?,
+                    spend: row.bigint(4)?,
+                    units: row.text(5)?,
+                })
+            },
         )
     })
 }

@@ -282,14 +282,17 @@ impl Act {
             since,
             until,
         )?;
-        let rows = totals.into_iter().map(|(at, requests, refused)| {
-            Object::from_iter([
-                ("at".into(), in_seconds(&at).into()),
-                ("requests".into(), requests.into()),
-                ("refused".into(), refused.into()),
-            ])
-        });
-        Ok(Values { whole: Object::new(), rows: rows.collect() })
+        let row = |total: usage::Total| {
+            Ok(Object::from_iter([
+                ("at".into(), in_seconds(&total.at).into()),
+                ("requests".into(), total.requests.into()),
+                ("refused".into(), total.refused.into()),
+                ("spend".into(), total.spend.into()),
+                ("units".into(), Value::Object(object(&total.units)?)),
+            ]))
+        };
+        let rows = totals.into_iter().map(row).collect::<Result<_>>()?;
+        Ok(Values { whole: Object::new(), rows })
     }
 }
 

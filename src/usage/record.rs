@@ -64,6 +64,7 @@ pub fn decided(
         person: None,
         subject: request.subject.filter(|_| policy.usage_details),
         is_counted_only: policy.usage_log == UsageLog::Totals,
+        counted_tags: None,
     });
     let mut room = [0; MAX_LEN];
     let length = record.encode(&mut room);

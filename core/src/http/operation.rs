@@ -77,10 +77,12 @@ const PROFILE: &[Named] = named! {
 const LOGGED: &[Named] = named! {
     at: Moment, request_id: Uuid, key_id: Option<Uuid>, environment: Option<Text>, method: Option<Text>,
     endpoint: Option<Text>, status: Option<Integer>, outcome: Text, ip: Option<Text>,
-    latency: Option<Number>,
+    latency: Option<Number>, spend: Option<Integer>, weights: Option<Json>, subject: Option<Text>,
+    tags: Option<Json>,
 };
 
-const COUNTED: &[Named] = named! { at: Moment, requests: Integer, refused: Integer };
+const COUNTED: &[Named] =
+    named! { at: Moment, requests: Integer, refused: Integer, spend: Integer, units: Json };
 
 /// A token that was just made.
 const NEW_TOKEN: &[Named] = named! { token: Text, token_id: Uuid, expires_at: Moment };

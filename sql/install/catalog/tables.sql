@@ -57,7 +57,10 @@ CREATE TABLE keysmith_private.keyspace (
     key_credits      bigint CHECK (key_credits >= 0),
     issuer           text COLLATE "C" CHECK (length(issuer) BETWEEN 1 AND 255),
     expiring_notice  interval NOT NULL DEFAULT '7 days' CHECK (expiring_notice BETWEEN '0' AND '876000 hours'),
-    failure_limit    text COLLATE "C" CHECK (length(failure_limit) BETWEEN 1 AND 100)
+    failure_limit    text COLLATE "C" CHECK (length(failure_limit) BETWEEN 1 AND 100),
+    usage_tags       text[] COLLATE "C"
+                     CHECK (pg_catalog.cardinality(usage_tags) BETWEEN 1 AND 4
+                            AND pg_catalog.array_position(usage_tags, NULL) IS NULL)
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -85,6 +88,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.key_credits IS 'The credits of a new
 COMMENT ON COLUMN keysmith_private.keyspace.expiring_notice IS 'How long before the end of a key its event key.expiring is; 0 for no such event';
 COMMENT ON COLUMN keysmith_private.keyspace.issuer IS 'Who issues its tokens; null for the keyspace itself';
 COMMENT ON COLUMN keysmith_private.keyspace.failure_limit IS 'How many requests of an address may present no valid key in a window; null for any number';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_tags IS 'The tags of log_request that totals are kept by; null for none';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';

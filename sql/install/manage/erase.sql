@@ -27,11 +27,17 @@ BEGIN
     WHERE tenant_id = erased;
     DELETE FROM keysmith_private.member WHERE tenant_id = erased;
 
+    -- Values of tags may name people. So a fold that has begun ends first, and no other begins.
+    PERFORM keysmith_private.usage_fold_lock(true);
     LOCK TABLE keysmith_private.usage_event, keysmith_private.touch IN SHARE ROW EXCLUSIVE MODE;
     UPDATE keysmith_private.usage_event
-    SET ip = NULL, member = CASE WHEN member IS NOT NULL THEN '' END, subject = NULL, tags = NULL
+    SET ip = NULL, member = CASE WHEN member IS NOT NULL THEN '' END, subject = NULL, tags = NULL,
+        counted_tags = NULL
     WHERE tenant_id = erased
       AND (ip IS NOT NULL OR member <> '' OR subject IS NOT NULL OR tags IS NOT NULL);
+    -- The update has written deltas, too.
+    DELETE FROM keysmith_private.usage_tag_delta WHERE tenant_id = erased;
+    DELETE FROM keysmith_private.usage_tag WHERE tenant_id = erased;
     UPDATE keysmith_private.touch SET member = '' WHERE tenant_id = erased AND member <> '';
     -- The error of a record that could not be stored may quote its row.
     DELETE FROM keysmith_private.usage_set_aside q

@@ -313,6 +313,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'issuer',        'who issues the tokens; null for the keyspace''s name'),
     ('create_keyspace', 'expiring_notice', 'how long before a key ends its event key.expiring is; 0 for no such event; null for 7 days'),
     ('create_keyspace', 'failure_limit', 'how many failed attempts an address has: {"limit": 20, "window": "1 minute"}'),
+    ('create_keyspace', 'usage_tags',   'the tags of log_request that usage_tags totals, such as {model}; at most 4'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
     ('drop_keyspace', 'cascade',        'whether to drop it although keys are neither revoked nor expired'),

@@ -114,7 +114,8 @@ COMMENT ON FUNCTION keysmith_private.usage_page(uuid, uuid, integer, integer, te
 -- The last hours or days before "until", the oldest first. Those without requests are left out.
 CREATE FUNCTION keysmith_private.usage_totals(
     tenant_id uuid, key_id uuid, environment text, per text, since timestamptz, until timestamptz,
-    usual integer, most integer, OUT at timestamptz, OUT requests bigint, OUT refused bigint
+    usual integer, most integer, OUT at timestamptz, OUT requests bigint, OUT refused bigint,
+    OUT spend bigint, OUT units jsonb
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH span AS (
@@ -124,25 +125,36 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT upto, greatest(coalesce(usage_totals.since, upto - step * usage_totals.usual),
                               upto - step * usage_totals.most) AS begins FROM span
     ), counts AS (
-        SELECT u.hour AS at, u.requests, u.outcome FROM keysmith_private.all_usage_hourly u, bounds b
+        SELECT u.hour AS at, u.requests, u.outcome, u.spend FROM keysmith_private.all_usage_hourly u, bounds b
         WHERE usage_totals.per = 'hour' AND u.tenant_id = usage_totals.tenant_id
           AND (usage_totals.key_id IS NULL OR u.key_id = usage_totals.key_id)
           AND (usage_totals.environment IS NULL OR u.environment = usage_totals.environment)
           AND u.hour >= date_trunc('hour', b.begins, 'UTC') AND u.hour < b.upto
         UNION ALL
-        SELECT u.day::timestamp AT TIME ZONE 'UTC', u.requests, u.outcome
+        SELECT u.day::timestamp AT TIME ZONE 'UTC', u.requests, u.outcome, u.spend
         FROM keysmith_private.all_usage_daily u, bounds b
         WHERE usage_totals.per = 'day' AND u.tenant_id = usage_totals.tenant_id
           AND (usage_totals.key_id IS NULL OR u.key_id = usage_totals.key_id)
           AND (usage_totals.environment IS NULL OR u.environment = usage_totals.environment)
           AND u.day >= (b.begins AT TIME ZONE 'UTC')::date AND u.day <= (b.upto AT TIME ZONE 'UTC')::date
+    ), amounts AS (
+        SELECT date_trunc(usage_totals.per, u.hour, 'UTC') AS at, u.unit, sum(u.amount)::bigint AS amount
+        FROM keysmith_private.all_usage_units u, bounds b
+        WHERE u.tenant_id = usage_totals.tenant_id
+          AND (usage_totals.key_id IS NULL OR u.key_id = usage_totals.key_id)
+          AND (usage_totals.environment IS NULL OR u.environment = usage_totals.environment)
+          AND u.hour >= date_trunc(usage_totals.per, b.begins, 'UTC') AND u.hour < b.upto
+        GROUP BY 1, 2
+    ), units AS (
+        SELECT a.at, jsonb_object_agg(a.unit, a.amount) AS units FROM amounts a GROUP BY a.at
     )
-    SELECT c.at, sum(c.requests)::bigint, coalesce(sum(c.requests) FILTER (WHERE c.outcome <> 'ok'), 0)::bigint
-    FROM counts c GROUP BY c.at ORDER BY c.at
+    SELECT c.at, sum(c.requests)::bigint, coalesce(sum(c.requests) FILTER (WHERE c.outcome <> 'ok'), 0)::bigint,
+           sum(c.spend)::bigint, coalesce(a.units, '{}')
+    FROM counts c LEFT JOIN units a USING (at) GROUP BY c.at, a.units ORDER BY c.at
 $$;
 COMMENT ON FUNCTION keysmith_private.usage_totals(
     uuid, uuid, text, text, timestamptz, timestamptz, integer, integer) IS
-'Requests and refusals by hour or by day, for callers who may read the tables';
+'Requests, refusals, credits and units by hour or by day, for callers who may read the tables';
 
 CREATE FUNCTION keysmith.usage_chart(
     tenant text DEFAULT NULL,

@@ -23,7 +23,8 @@ CREATE TABLE keysmith_private.usage_event (
     spend       bigint,
     weights     jsonb,
     subject     text COLLATE "C",
-    tags        jsonb
+    tags        jsonb,
+    counted_tags text COLLATE "C"
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included, and of persons whom act_as signed in';
 COMMENT ON COLUMN keysmith_private.usage_event.key_id IS 'The key; the nil id for a person';
@@ -34,6 +35,7 @@ COMMENT ON COLUMN keysmith_private.usage_event.spend IS 'The credits that the re
 COMMENT ON COLUMN keysmith_private.usage_event.weights IS 'What the request counts for, by unit; null for one call';
 COMMENT ON COLUMN keysmith_private.usage_event.subject IS 'The user of the application';
 COMMENT ON COLUMN keysmith_private.usage_event.tags IS 'The tags that log_request gave';
+COMMENT ON COLUMN keysmith_private.usage_event.counted_tags IS 'The names of the tags that usage_tag counts it by, as the keyspace declared them when the tags were stored; joined by commas';
 COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the shared memory in which the record waited; 0 for rows that transactions wrote themselves';
 COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The number of the record in that life; the two are unique together';
 COMMENT ON COLUMN keysmith_private.usage_event.status IS 'The HTTP status of the verdict, or the one that log_request gave';

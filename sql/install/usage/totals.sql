@@ -47,12 +47,13 @@ CREATE TABLE keysmith_private.usage_endpoint_hour (
     refused     bigint NOT NULL,
     timed       bigint NOT NULL,
     latency     interval NOT NULL,
+    spend       bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE keysmith_private.usage_endpoint_hour IS 'The number of requests per hour, method and endpoint';
 
 CREATE TABLE keysmith_private.usage_endpoint_day (
-    LIKE keysmith_private.usage_endpoint_hour,
+    LIKE keysmith_private.usage_endpoint_hour INCLUDING DEFAULTS,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE keysmith_private.usage_endpoint_day IS 'The number of requests per day, method and endpoint';
@@ -123,12 +124,38 @@ CREATE TABLE keysmith_private.usage_unit_delta (
 CREATE INDEX usage_unit_delta_of_tenant ON keysmith_private.usage_unit_delta (tenant_id);
 COMMENT ON TABLE keysmith_private.usage_unit_delta IS 'The changes of usage_unit since the last fold';
 
+-- Tables of their own, too: only requests with a tag that their keyspace declares are counted here.
+CREATE TABLE keysmith_private.usage_tag (
+    tenant_id   uuid NOT NULL,
+    period      timestamptz NOT NULL,
+    tag         text COLLATE "C" NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    value       text COLLATE "C" NOT NULL,
+    requests    bigint NOT NULL,
+    spend       bigint NOT NULL,
+    PRIMARY KEY (tenant_id, period, tag, environment, value)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE keysmith_private.usage_tag IS 'The number of requests per day and value of a declared tag';
+COMMENT ON COLUMN keysmith_private.usage_tag.spend IS 'The sum of the credits';
+
+CREATE TABLE keysmith_private.usage_tag_delta (
+    period      timestamptz NOT NULL,
+    tenant_id   uuid NOT NULL,
+    tag         text COLLATE "C" NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    value       text COLLATE "C" NOT NULL,
+    requests    bigint NOT NULL,
+    spend       bigint NOT NULL
+);
+CREATE INDEX usage_tag_delta_of_tenant ON keysmith_private.usage_tag_delta (tenant_id);
+COMMENT ON TABLE keysmith_private.usage_tag_delta IS 'The changes of usage_tag since the last fold, by day';
+
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{usage_unit,usage_unit_delta,usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,usage_last,
-                            usage_mark,usage_delta}'::text[] LOOP
+    FOREACH name IN ARRAY '{usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_hour,usage_day,usage_endpoint_hour,
+                            usage_endpoint_day,usage_last,usage_mark,usage_delta}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
@@ -139,6 +166,15 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE key <> 'calls' AND jsonb_typeof(value) = 'number'
 $$;
 COMMENT ON FUNCTION keysmith_private.units(jsonb) IS 'The units of weights other than calls';
+
+-- Values are cut to a length that fits into an index. The library takes none that is so long.
+CREATE FUNCTION keysmith_private.counted_tags(counted text, tags jsonb, OUT tag text, OUT value text)
+RETURNS SETOF record
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT name, left(tags ->> name, 256) FROM string_to_table(counted, ',') AS name
+    WHERE tags ->> name IS NOT NULL
+$$;
+COMMENT ON FUNCTION keysmith_private.counted_tags(text, jsonb) IS 'The tags that totals are kept by, of those of a request';
 
 CREATE FUNCTION keysmith_private.usage_counted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -180,6 +216,10 @@ BEGIN
         SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, sum(amount)
         FROM new_rows AS rows, LATERAL keysmith_private.units(weights) AS u
         WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
+        INSERT INTO keysmith_private.usage_tag_delta
+        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, count(*), coalesce(sum(spend), 0)
+        FROM new_rows AS rows, LATERAL keysmith_private.counted_tags(counted_tags, tags) AS t
+        WHERE counted_tags IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
     ELSIF TG_OP = 'DELETE' THEN
         INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
@@ -200,6 +240,10 @@ BEGIN
         SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, -sum(amount)
         FROM old_rows AS rows, LATERAL keysmith_private.units(weights) AS u
         WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
+        INSERT INTO keysmith_private.usage_tag_delta
+        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, -count(*), -coalesce(sum(spend), 0)
+        FROM old_rows AS rows, LATERAL keysmith_private.counted_tags(counted_tags, tags) AS t
+        WHERE counted_tags IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
     ELSE
         -- Applications amend rows after they have answered. That moves no row.
         moved := EXISTS (
@@ -232,6 +276,12 @@ BEGIN
         FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows, LATERAL keysmith_private.units(weights) AS u
         WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5
         HAVING sum(sign * amount) <> 0;
+        INSERT INTO keysmith_private.usage_tag_delta
+        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, sum(sign), coalesce(sum(sign * spend), 0)
+        FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows,
+             LATERAL keysmith_private.counted_tags(counted_tags, tags) AS t
+        WHERE counted_tags IS NOT NULL GROUP BY 1, 2, 3, 4, 5
+        HAVING sum(sign) <> 0 OR sum(sign * spend) <> 0;
     END IF;
     RETURN NULL;
 END $$;
@@ -258,6 +308,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- The number of endpoints per tenant and environment that a period stores by name.
     most_endpoints constant bigint := 500;
+    -- The number of values of a tag that a tenant's day stores.
+    most_values constant bigint := 500;
     -- The number of rows from one mark to the next.
     stride  constant bigint := 1000;
     folded  bigint;
@@ -285,7 +337,7 @@ BEGIN
     ), endpoints AS MATERIALIZED (
         SELECT tenant_id, period, environment, method, endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency, count(*) AS deltas
+               sum(latency) AS latency, sum(spend) AS spend, count(*) AS deltas
         FROM taken WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5
     ), hours AS (
         INSERT INTO keysmith_private.usage_hour AS u
@@ -316,6 +368,34 @@ BEGIN
         FROM unit_deltas GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT (tenant_id, period, key_id, environment, unit) DO UPDATE SET
             amount = u.amount + excluded.amount
+    ), tag_deltas AS (
+        DELETE FROM keysmith_private.usage_tag_delta RETURNING *
+    ), tags AS (
+        SELECT d.*, u.value IS NOT NULL AS is_known
+        FROM (SELECT tenant_id, period, tag, environment, value, sum(requests) AS requests, sum(spend) AS spend
+              FROM tag_deltas GROUP BY 1, 2, 3, 4, 5) AS d
+        LEFT JOIN keysmith_private.usage_tag u USING (tenant_id, period, tag, environment, value)
+        WHERE d.requests <> 0 OR d.spend <> 0
+    ), tag_room AS (
+        SELECT tenant_id, period, tag, most_values - (
+                   SELECT count(*) FROM keysmith_private.usage_tag u
+                   WHERE (u.tenant_id, u.period, u.tag) = (t.tenant_id, t.period, t.tag)) AS free
+        FROM tags t WHERE NOT is_known GROUP BY 1, 2, 3
+    ), ranked_tags AS (
+        SELECT t.*, r.free, row_number() OVER (
+                   PARTITION BY t.tenant_id, t.period, t.tag, t.is_known
+                   ORDER BY t.requests DESC, t.environment, t.value) AS rank
+        FROM tags t LEFT JOIN tag_room r USING (tenant_id, period, tag)
+    ), bounded_tags AS (
+        -- As with endpoints below: a value that came too late for a row never gets one.
+        INSERT INTO keysmith_private.usage_tag AS u
+        SELECT tenant_id, period, tag, environment,
+               CASE WHEN is_known OR rank <= free THEN value ELSE '(other)' END,
+               sum(requests), sum(spend)
+        FROM ranked_tags GROUP BY 1, 2, 3, 4, 5
+        ON CONFLICT (tenant_id, period, tag, environment, value) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            spend = u.spend + excluded.spend
     ), lasts AS (
         INSERT INTO keysmith_private.usage_last AS u (key_id, used_at)
         SELECT key_id, max(used_at) FROM keys WHERE used_at IS NOT NULL GROUP BY 1
@@ -323,7 +403,7 @@ BEGIN
     ), by_endpoint AS (
         SELECT span, tenant_id, date_trunc(span, period, 'UTC') AS period, environment, method, endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency
+               sum(latency) AS latency, sum(spend) AS spend
         FROM endpoints, (VALUES ('hour'), ('day')) AS spans (span)
         GROUP BY 1, 2, 3, 4, 5, 6
     ), known AS (
@@ -359,28 +439,30 @@ BEGIN
                CASE WHEN is_known OR rank <= free THEN method ELSE '' END AS method,
                CASE WHEN is_known OR rank <= free THEN endpoint ELSE '(other)' END AS endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency
+               sum(latency) AS latency, sum(spend) AS spend
         FROM ranked GROUP BY 1, 2, 3, 4, 5, 6
     ), endpoint_hours AS (
         INSERT INTO keysmith_private.usage_endpoint_hour AS u
-            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
-        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
+            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend)
+        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend
         FROM bounded WHERE span = 'hour'
         ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
             requests = u.requests + excluded.requests,
             refused = u.refused + excluded.refused,
             timed = u.timed + excluded.timed,
-            latency = u.latency + excluded.latency
+            latency = u.latency + excluded.latency,
+            spend = u.spend + excluded.spend
     ), endpoint_days AS (
         INSERT INTO keysmith_private.usage_endpoint_day AS u
-            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
-        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
+            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend)
+        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend
         FROM bounded WHERE span = 'day'
         ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
             requests = u.requests + excluded.requests,
             refused = u.refused + excluded.refused,
             timed = u.timed + excluded.timed,
-            latency = u.latency + excluded.latency
+            latency = u.latency + excluded.latency,
+            spend = u.spend + excluded.spend
     ), changed AS (
         SELECT tenant_id, holder, period, min(changed_from) AS changed_from
         FROM keys, unnest(ARRAY[key_id, tenant_id]) AS holder

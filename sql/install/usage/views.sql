@@ -112,22 +112,44 @@ COMMENT ON COLUMN keysmith.usage_units.unit IS 'The name of the unit, such as to
 COMMENT ON COLUMN keysmith.usage_units.amount IS 'The sum of the weights in that unit';
 COMMENT ON COLUMN keysmith.usage_units.tenant_id IS 'The id of the tenant';
 
+CREATE VIEW keysmith_private.all_usage_tags AS
+SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment, u.tag, u.value,
+       pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.spend)::bigint AS spend, u.tenant_id
+FROM (SELECT period, tenant_id, tag, environment, value, requests, spend FROM keysmith_private.usage_tag
+      UNION ALL
+      SELECT period, tenant_id, tag, environment, value, requests, spend FROM keysmith_private.usage_tag_delta) AS u
+JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE u.environment <> ''
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.tag, u.value
+HAVING pg_catalog.sum(u.requests) <> 0 OR pg_catalog.sum(u.spend) <> 0;
+SELECT keysmith_private.publish('usage_tags');
+COMMENT ON VIEW keysmith.usage_tags IS 'The number of requests by day (UTC) and value of each tag that the keyspace declares';
+COMMENT ON COLUMN keysmith.usage_tags.day IS 'The day, in UTC';
+COMMENT ON COLUMN keysmith.usage_tags.tenant IS 'The name of the tenant whose keys made the requests';
+COMMENT ON COLUMN keysmith.usage_tags.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.usage_tags.environment IS 'The environment of the keys, such as live or test';
+COMMENT ON COLUMN keysmith.usage_tags.tag IS 'The name of the tag';
+COMMENT ON COLUMN keysmith.usage_tags.value IS 'Its value; (other) sums up the values beyond the first 500 of a tenant and day';
+COMMENT ON COLUMN keysmith.usage_tags.requests IS 'The number of requests, refused requests included';
+COMMENT ON COLUMN keysmith.usage_tags.spend IS 'The sum of the credits that the requests cost';
+COMMENT ON COLUMN keysmith.usage_tags.tenant_id IS 'The id of the tenant';
+
 CREATE VIEW keysmith_private.all_usage_endpoints AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
        nullif(u.method, '') AS method, nullif(u.endpoint, '') AS endpoint,
        pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.refused)::bigint AS refused,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id
-FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency
+       u.tenant_id, pg_catalog.sum(u.spend)::bigint AS spend
+FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency, spend
       FROM keysmith_private.usage_endpoint_day
       UNION ALL
       SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, environment, method, endpoint,
-             requests, refused, timed, latency
+             requests, refused, timed, latency, spend
       FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
 WHERE u.environment <> ''
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
-HAVING pg_catalog.sum(u.requests) <> 0;
+HAVING pg_catalog.sum(u.requests) <> 0 OR pg_catalog.sum(u.spend) <> 0;
 SELECT keysmith_private.publish('usage_endpoints');
 COMMENT ON VIEW keysmith.usage_endpoints IS 'The number of requests by day (UTC), method and endpoint';
 COMMENT ON COLUMN keysmith.usage_endpoints.day IS 'The day, in UTC';
@@ -140,6 +162,7 @@ COMMENT ON COLUMN keysmith.usage_endpoints.requests IS 'The number of requests, 
 COMMENT ON COLUMN keysmith.usage_endpoints.refused IS 'The number of refused requests';
 COMMENT ON COLUMN keysmith.usage_endpoints.latency IS 'The mean of the known latencies';
 COMMENT ON COLUMN keysmith.usage_endpoints.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.usage_endpoints.spend IS 'The sum of the credits that the requests cost';
 
 CREATE VIEW keysmith_private.all_top_keys AS
 SELECT d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,

@@ -27,31 +27,50 @@ const WRITES: Mode = Mode::RowExclusive;
 
 /// Stores events. Returns those that must be inserted by a statement.
 pub fn store<'a>(events: &'a [Numbered<'a>], incarnation: i64) -> Vec<&'a Numbered<'a>> {
-    let tables = named(c"usage_delta").zip(named(c"usage_unit_delta"));
-    let stored = tables.and_then(|(deltas, unit_deltas)| {
+    let stored = named(c"usage_delta").zip(Others::find()).and_then(|(deltas, others)| {
         with_events(WRITES, Lock::Kept, |parent| {
             with_table(deltas, WRITES, Lock::Kept, |deltas| {
-                // A trigger that somebody put on `usage_delta` must fire.
-                let fires = |trigger: &Trigger| trigger.fires && trigger.is_for_inserts();
                 let is_as_made = counts_inserts(parent)
                     && !parent.has_rules()
                     && !parent.has_row_security()
-                    && !deltas.triggers().iter().any(fires)
-                    && can_fill(deltas, &rows::DELTA)
-                    && with_table(unit_deltas, WRITES, Lock::Kept, |table| {
-                        !table.triggers().iter().any(fires) && can_fill(table, &rows::UNIT_DELTA)
+                    && takes(deltas, &rows::DELTA)
+                    && with_table(others.units, WRITES, Lock::Kept, |table| {
+                        takes(table, &rows::UNIT_DELTA)
+                    })
+                    && with_table(others.tags, WRITES, Lock::Kept, |table| {
+                        takes(table, &rows::TAG_DELTA)
                     });
-                is_as_made.then(|| put_all(parent, deltas, unit_deltas, events, incarnation))
+                is_as_made.then(|| put_all(parent, deltas, others, events, incarnation))
             })
         })
     });
     stored.flatten().unwrap_or_else(|| events.iter().collect())
 }
 
+/// The tables of deltas that most batches add nothing to.
+#[derive(Clone, Copy)]
+struct Others {
+    units: Oid,
+    tags: Oid,
+}
+
+impl Others {
+    fn find() -> Option<Others> {
+        Some(Others { units: named(c"usage_unit_delta")?, tags: named(c"usage_tag_delta")? })
+    }
+}
+
+/// Whether a table of deltas takes rows with these columns. A trigger that somebody put on it must
+/// fire.
+fn takes<const N: usize>(table: RelationView<'_>, columns: &[Oid; N]) -> bool {
+    let fires = |trigger: &Trigger| trigger.fires && trigger.is_for_inserts();
+    !table.triggers().iter().any(fires) && can_fill(table, columns)
+}
+
 fn put_all<'a>(
     parent: RelationView<'_>,
     deltas: RelationView<'_>,
-    unit_deltas: Oid,
+    others: Others,
     events: &'a [Numbered<'a>],
     incarnation: i64,
 ) -> Vec<&'a Numbered<'a>> {
@@ -70,7 +89,7 @@ fn put_all<'a>(
             left.extend(events);
         }
     }
-    let units = tally.take_units();
+    let (units, tags) = (tally.take_units(), tally.take_tags());
     let groups = tally.into_sorted();
     let rows = groups.iter().map(|(group, counts)| rows::delta(group, counts));
     if !fill(deltas, &rows::DELTA, rows) {
@@ -78,11 +97,20 @@ fn put_all<'a>(
     }
     if !units.is_empty() {
         let rows = units.iter().map(|(unit, amount)| rows::unit_delta(unit, *amount));
-        let is_filled = with_table(unit_deltas, WRITES, Lock::Kept, |table| {
+        let is_filled = with_table(others.units, WRITES, Lock::Kept, |table| {
             fill(table, &rows::UNIT_DELTA, rows)
         });
         if !is_filled {
             pgrx::error!("keysmith_private.usage_unit_delta has changed");
+        }
+    }
+    if !tags.is_empty() {
+        let rows = tags.iter().map(|(tag, counts)| rows::tag_delta(tag, counts));
+        let is_filled = with_table(others.tags, WRITES, Lock::Kept, |table| {
+            fill(table, &rows::TAG_DELTA, rows)
+        });
+        if !is_filled {
+            pgrx::error!("keysmith_private.usage_tag_delta has changed");
         }
     }
     left

@@ -7,6 +7,7 @@ use crate::usage::store::bulk_insert;
 use crate::usage::store::partitions;
 use crate::usage::store::partitions::with_events;
 use crate::usage::store::rows;
+use crate::usage::store::totalled_tags;
 use keysmith_core::event::{Event, Learned, Person, Record};
 use keysmith_core::request_id;
 use pg::attempt::{Outcome, subtransaction, unless_twice};
@@ -60,6 +61,7 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
             }
         }
     }
+    let totalled = totalled_tags::of_batch(records, &told)?;
     let mut events: Vec<(i64, Event)> = Vec::with_capacity(records.len());
     for (sequence, record) in records {
         if let Record::Event(event) = record {
@@ -71,6 +73,9 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
                 if let Some(weights) = merged.get(&event.request_id) {
                     event.learned.weights = Some(weights);
                 }
+            }
+            if event.learned.tags.is_some() {
+                event.counted_tags = totalled.get(event.keyspace).map(Vec::as_slice);
             }
             events.push((*sequence, event));
         }
@@ -134,6 +139,7 @@ fn keep_to_tenants(events: &mut Vec<(i64, Event)>) -> Result<()> {
             event.ip = None;
             event.subject = None;
             event.learned.tags = None;
+            event.counted_tags = None;
             event.person = event.person.map(|person| Person { member: b"", ..person });
         }
         fate != Fate::Gone
@@ -179,10 +185,10 @@ fn insert(events: &[&(i64, Event)], numbers: Numbers) -> Result<usize> {
                 "INSERT INTO keysmith_private.usage_event
                      (at, incarnation, sequence, request_id, key_id, tenant_id, keyspace,
                       environment, method, endpoint, status, outcome, ip, latency, member, signed_in_by,
-                      spend, weights, subject, tags)
+                      spend, weights, subject, tags, counted_tags)
                  SELECT at, incarnation, {sequence}, request_id, key_id, tenant_id, keyspace,
                       environment, method, endpoint, status, outcome, ip, latency, member, signed_in_by,
-                      spend, weights, subject, tags
+                      spend, weights, subject, tags, counted_tags
                  FROM pg_catalog.unnest($1) AS batch {conflict}"
             ),
             &[batch],
@@ -230,7 +236,13 @@ fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>>
              spend = coalesce(f.spend, e.spend), weights = coalesce(e.weights || f.weights, f.weights, e.weights),
              tags = CASE WHEN EXISTS (SELECT FROM keysmith_private.tenant t
                                       WHERE t.tenant_id = e.tenant_id AND t.erased_at IS NOT NULL)
-                    THEN e.tags ELSE coalesce(f.tags, e.tags) END
+                    THEN e.tags ELSE coalesce(f.tags, e.tags) END,
+             counted_tags = CASE WHEN f.tags IS NULL OR EXISTS (
+                                      SELECT FROM keysmith_private.tenant t
+                                      WHERE t.tenant_id = e.tenant_id AND t.erased_at IS NOT NULL)
+                    THEN e.counted_tags
+                    ELSE (SELECT pg_catalog.array_to_string(k.usage_tags, ',')
+                          FROM keysmith_private.keyspace k WHERE k.keyspace = e.keyspace) END
          FROM found f WHERE e.request_id = f.request_id AND e.at = f.at
          RETURNING e.request_id",
         &[batch],

@@ -5,4 +5,5 @@ pub mod insert;
 pub mod partitions;
 pub mod quarantine;
 pub mod rows;
+pub mod totalled_tags;
 pub mod unknown_rows;

@@ -2,14 +2,14 @@
 
 use keysmith_core::event::Event;
 use keysmith_core::lists;
-use keysmith_core::tally::{Counts, Group, Of, Unit};
+use keysmith_core::tally::{Counts, Group, Of, Tag, TagCounts, Unit};
 use pg::cell::Cell;
 use pgrx::pg_sys::{
     INETOID, INT4OID, INT8OID, INTERVALOID, JSONBOID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDOID,
 };
 
 /// The columns of `keysmith_private.usage_event`: when, and which; whose; what; how it went.
-pub const EVENT: [Oid; 20] = [
+pub const EVENT: [Oid; 21] = [
     TIMESTAMPTZOID,
     INT8OID,
     INT8OID,
@@ -30,6 +30,7 @@ pub const EVENT: [Oid; 20] = [
     JSONBOID,
     TEXTOID,
     JSONBOID, // spend, weights, subject, tags
+    TEXTOID,  // counted_tags
 ];
 
 /// The columns of `keysmith_private.usage_delta`.
@@ -61,6 +62,17 @@ pub const UNIT_DELTA: [Oid; 6] = [
     INT8OID, // unit, amount
 ];
 
+/// The columns of `keysmith_private.usage_tag_delta`.
+pub const TAG_DELTA: [Oid; 7] = [
+    TIMESTAMPTZOID,
+    UUIDOID,
+    TEXTOID,
+    TEXTOID, // day, tenant_id, tag, environment
+    TEXTOID,
+    INT8OID,
+    INT8OID, // value, requests, spend
+];
+
 /// A row of a request.
 pub fn event<'a>(event: &'a Event<'a>, incarnation: i64, sequence: i64) -> [Cell<'a>; EVENT.len()] {
     let learned = &event.learned;
@@ -85,6 +97,7 @@ pub fn event<'a>(event: &'a Event<'a>, incarnation: i64, sequence: i64) -> [Cell
         Cell::json(learned.weights, lists::units_json),
         Cell::server_text(event.subject),
         Cell::json(learned.tags, lists::tags_json),
+        Cell::server_text(event.counted_tags.filter(|_| learned.tags.is_some())),
     ]
 }
 
@@ -124,5 +137,18 @@ pub fn unit_delta<'a>(of: &'a Unit<'a>, amount: i64) -> [Cell<'a>; UNIT_DELTA.le
         Cell::server_text(Some(of.environment)),
         Cell::server_text(Some(of.unit)),
         Cell::bigint(Some(amount)),
+    ]
+}
+
+/// A row of what changed of a tag's value.
+pub fn tag_delta<'a>(of: &'a Tag<'a>, counts: &TagCounts) -> [Cell<'a>; TAG_DELTA.len()] {
+    [
+        Cell::timestamp(Some(of.period)),
+        Cell::uuid(&of.tenant_id),
+        Cell::server_text(Some(of.tag)),
+        Cell::server_text(Some(of.environment)),
+        Cell::server_text(Some(of.value)),
+        Cell::bigint(Some(counts.requests)),
+        Cell::bigint(Some(counts.spend)),
     ]
 }
