@@ -31,7 +31,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 .DEFAULT_GOAL := help
 .PHONY: help setup all build script check-script install uninstall deb deb-twice image-layout dist release-check \
         demo stop psql test test-core test-server test-majors smoke stranger installcheck lint clippy deny bench \
-        bench-capacity bench-drain bench-instructions bench-isolation bench-round-trip bench-rows bench-serve bench-usage \
+        bench-capacity bench-drain bench-instructions bench-isolation bench-ledger bench-round-trip bench-rows bench-serve bench-usage \
         dashboard-picture fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
 
 help: ## list the targets
@@ -178,6 +178,9 @@ bench-instructions: install $(VENV)/done ## count instructions per call
 
 bench-isolation: install $(VENV)/done ## measure row-level security
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/isolation.py
+
+bench-ledger: install $(VENV)/done ## compare all counts of mixed requests with their clients; REQUESTS=1000000
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/ledger.py --requests $(or $(REQUESTS),1000000)
 
 bench-round-trip: install $(VENV)/done ## count instructions per transaction
 	@scripts/setup.sh valgrind

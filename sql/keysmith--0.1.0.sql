@@ -1151,11 +1151,24 @@ CREATE TABLE keysmith_private.usage_tag_delta (
 CREATE INDEX usage_tag_delta_of_tenant ON keysmith_private.usage_tag_delta (tenant_id);
 COMMENT ON TABLE keysmith_private.usage_tag_delta IS 'The changes of usage_tag since the last fold, by day';
 
+-- For monitoring, which must not add up the totals of all keys.
+CREATE TABLE keysmith_private.usage_sum (
+    keyspace text COLLATE "C" NOT NULL,
+    unit     text COLLATE "C" NOT NULL,
+    amount   bigint NOT NULL,
+    peak     bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (keyspace, unit)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE keysmith_private.usage_sum IS 'What all requests of a keyspace have cost, and counted for';
+COMMENT ON COLUMN keysmith_private.usage_sum.unit IS 'The unit; empty for credits';
+COMMENT ON COLUMN keysmith_private.usage_sum.amount IS 'The sum of the deltas that are folded';
+COMMENT ON COLUMN keysmith_private.usage_sum.peak IS 'The greatest amount so far: a counter never falls';
+
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_hour,usage_day,usage_endpoint_hour,
+    FOREACH name IN ARRAY '{usage_sum,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_hour,usage_day,usage_endpoint_hour,
                             usage_endpoint_day,usage_last,usage_mark,usage_delta}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
@@ -1311,6 +1324,8 @@ DECLARE
     most_endpoints constant bigint := 500;
     -- The number of values of a tag that a tenant's day stores.
     most_values constant bigint := 500;
+    -- The number of units of a keyspace that monitoring sees by name.
+    most_units constant bigint := 20;
     -- The number of rows from one mark to the next.
     stride  constant bigint := 1000;
     folded  bigint;
@@ -1369,6 +1384,26 @@ BEGIN
         FROM unit_deltas GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT (tenant_id, period, key_id, environment, unit) DO UPDATE SET
             amount = u.amount + excluded.amount
+    ), sums AS (
+        SELECT t.keyspace, d.unit, sum(d.amount) AS amount, bool_or(s.unit IS NOT NULL) AS is_known
+        FROM (SELECT tenant_id, '' COLLATE "C" AS unit, spend AS amount FROM keys WHERE spend <> 0
+              UNION ALL SELECT tenant_id, unit, amount FROM unit_deltas) AS d
+        JOIN keysmith_private.tenant t USING (tenant_id)
+        LEFT JOIN keysmith_private.usage_sum s ON (s.keyspace, s.unit) = (t.keyspace, d.unit)
+        GROUP BY 1, 2
+    ), ranked_sums AS (
+        SELECT s.*, (SELECT count(*) FROM keysmith_private.usage_sum u WHERE u.keyspace = s.keyspace AND u.unit <> '')
+                    + row_number() OVER (PARTITION BY s.keyspace, s.is_known OR s.unit = ''
+                                         ORDER BY s.amount DESC, s.unit) AS rank
+        FROM sums s WHERE s.amount <> 0
+    ), bounded_sums AS (
+        INSERT INTO keysmith_private.usage_sum AS u
+        SELECT keyspace, CASE WHEN is_known OR unit = '' OR rank <= most_units THEN unit ELSE '(other)' END,
+               sum(amount), greatest(sum(amount), 0)
+        FROM ranked_sums GROUP BY 1, 2
+        ON CONFLICT (keyspace, unit) DO UPDATE SET
+            amount = u.amount + excluded.amount,
+            peak = greatest(u.peak, u.amount + excluded.amount)
     ), tag_deltas AS (
         DELETE FROM keysmith_private.usage_tag_delta RETURNING *
     ), tags AS (
@@ -3020,7 +3055,7 @@ BEGIN
     DELETE FROM keysmith_private.charge WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.credit_event WHERE tenant_id = ANY (tenants);
     FOREACH part IN ARRAY '{key,member,tenant,endpoint,route,role,scope,plan_feature,answer,keyspace_prefix,
-                            keyspace,usage_unknown,usage_unknown_sample}'::text[] LOOP
+                            keyspace,usage_sum,usage_unknown,usage_unknown_sample}'::text[] LOOP
         EXECUTE format('DELETE FROM keysmith_private.%I WHERE keyspace = $1', part) USING within;
     END LOOP;
     PERFORM keysmith_private.usage_fold_lock(true);
@@ -4988,7 +5023,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{usage_event,usage_delta,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_hour,usage_day,
+    FOREACH name IN ARRAY '{usage_event,usage_delta,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_sum,usage_hour,usage_day,
                             usage_endpoint_hour,usage_endpoint_day,usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch}'::text[] LOOP
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER arrives BEFORE INSERT ON keysmith_private.%1$I
@@ -5173,7 +5208,9 @@ FROM (VALUES
     (55, 'keysmith_unsettled_lost_total', 'counter', 'Limits of requests that can no longer be settled, since there was no room to remember them'),
     (56, 'keysmith_failing_addresses', 'gauge', 'Addresses that have failed attempts which count'),
     (57, 'keysmith_failing_addresses_capacity', 'gauge', 'The setting keysmith.max_failing_addresses'),
-    (58, 'keysmith_failures_uncounted_total', 'counter', 'Failed attempts that were not counted for want of room')
+    (58, 'keysmith_failures_uncounted_total', 'counter', 'Failed attempts that were not counted for want of room'),
+    (59, 'keysmith_spend_total', 'counter', 'Credits that the requests of a keyspace have cost'),
+    (60, 'keysmith_units_total', 'counter', 'What the accepted requests of a keyspace have counted for in a unit; (other) sums up the units beyond the first 20')
 ) AS m (place, name, type, help);
 COMMENT ON VIEW keysmith_private.metric_help IS 'The metrics, with their types and descriptions';
 
@@ -5492,6 +5529,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
                (SELECT a.entry FROM keysmith_private.audit_entry a
                 WHERE a.keyspace = k.keyspace ORDER BY a.entry DESC LIMIT 1)
         FROM (SELECT s.keyspace FROM keysmith_private.keyspace s UNION SELECT '*') k
+        UNION ALL
+        SELECT 'keysmith_spend_total', jsonb_build_object('keyspace', k.keyspace), coalesce(s.peak, 0)
+        FROM keysmith_private.keyspace k
+        LEFT JOIN keysmith_private.usage_sum s ON s.keyspace = k.keyspace AND s.unit = ''
+        UNION ALL
+        SELECT 'keysmith_units_total', jsonb_build_object('keyspace', s.keyspace, 'unit', s.unit), s.peak
+        FROM keysmith_private.usage_sum s WHERE s.unit <> ''
         UNION ALL
         SELECT CASE c.relname WHEN 'key' THEN 'keysmith_keys_estimate' ELSE 'keysmith_tenants_estimate' END,
                '{}', greatest(c.reltuples, 0)

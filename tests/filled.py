@@ -65,6 +65,9 @@ def fill(db):
         for key in keys.values():
             db.verify(key.api_key, ip="203.0.113.9")
         _request(db, keys["of a role"].api_key)
+        with db.session.transaction():
+            db.verify(elsewhere.api_key, ip="203.0.113.9", keyspace="other", weights=Jsonb({"tokens": 3}))
+            db.one("log_request", tags=Jsonb({"model": "small", "trace": "x"}))
         db.verify("ks_live_unknown")
         db.call("flush_usage")
     spent = db.verify(keys["rich"].api_key, spend=4).request_id

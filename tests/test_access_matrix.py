@@ -81,7 +81,7 @@ RELATIONS = {
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
                      "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "key_notice", "usage_mark",
-                     "usage_delta", "usage_unit", "usage_unit_delta", "usage_tag", "usage_tag_delta", "usage_partition", "heartbeat", "isolated_table", "isolated",
+                     "usage_delta", "usage_unit", "usage_unit_delta", "usage_tag", "usage_tag_delta", "usage_sum", "usage_partition", "heartbeat", "isolated_table", "isolated",
                      "isolated_by", "known_isolated",
                      "verifying_role", "idle_key", "due_key_notice", "all_keys", "all_audit", "all_events", "all_usage", "all_usage_hourly",
                      "all_usage_daily", "all_usage_units", "all_usage_tags", "all_usage_endpoints", "all_top_keys", "all_top_refusals",

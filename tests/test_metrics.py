@@ -62,7 +62,7 @@ def test_each_metric_has_a_type_and_a_description(db):
     assert absent == {f"keysmith_{name}" for name in (
         "replay_lag_seconds", "replication_lag_bytes", "replication_lag_seconds",
         "standby_heard_timestamp_seconds", "standby_records_at_most", "heartbeat_age_seconds",
-        "subscription_stopped", "usage_last_flush_timestamp_seconds")}
+        "subscription_stopped", "usage_last_flush_timestamp_seconds", "units_total")}
     # Nothing is measured that has no description, and would be left out.
     assert {row.name for row in db.rows("SELECT DISTINCT name FROM keysmith_private.measurements()")} <= described
 
@@ -583,3 +583,44 @@ def test_a_standby_and_its_primary():
 def test_an_idle_primary_raises_no_alarm_of_a_standby_that_has_all():
     with pair() as (_, standby, _):
         wait_until(lambda: metric(session(standby), "replay_lag_seconds") == 0)
+
+
+# Credits and units
+
+def test_credits_and_units_are_counted_by_keyspace(db):
+    db.call("create_keyspace", "other")
+    for keyspace in ("default", "other"):
+        db.tenant(keyspace=keyspace)
+    key, other = db.mint(credits=1000).api_key, db.mint(keyspace="other", credits=1000).api_key
+    assert (metric(db, "spend_total", "default"), metric(db, "spend_total", "other")) == (0, 0)
+
+    def totals():
+        db.call("flush_usage")
+        db.rows("SELECT keysmith_private.usage_fold()")
+        return {key[1:]: value for key, value in metrics(db).items() if key[0] in ("keysmith_spend_total", "keysmith_units_total")}
+
+    db.verify(key, spend=5, weights=Jsonb({"tokens": 7, "calls": 3}))
+    request = db.verify(key, spend=2, weights=Jsonb({"tokens": 3}))
+    db.verify(key, spend=9999, weights=Jsonb({"tokens": 100}))
+    db.verify(other, spend=1, keyspace="other", weights=Jsonb({"images": 1}))
+    expected = {("default",): 7, ("default", "tokens"): 10, ("other",): 1, ("other", "images"): 1}
+    assert totals() == expected
+    # A counter does not fall.
+    lower = "UPDATE keysmith_private.usage_event SET spend = 1, weights = '{\"tokens\": 1}' WHERE request_id = %s"
+    db.rows(lower, request.request_id)
+    assert totals() == expected
+    assert db.value("SELECT amount FROM keysmith_private.usage_sum WHERE (keyspace, unit) = ('default', '')") == 6
+    db.verify(key, spend=3, weights=Jsonb({"tokens": 5}))
+    assert totals() == expected | {("default",): 9, ("default", "tokens"): 13}
+
+
+def test_units_beyond_the_first_are_counted_together(db):
+    db.tenant()
+    key = db.mint().api_key
+    for n in range(30):
+        db.verify(key, weights=Jsonb({f"u{n}": 1, "tokens": 2}))
+        if n in (3, 29):
+            db.call("flush_usage")
+            db.rows("SELECT keysmith_private.usage_fold()")
+    units = {key[2]: value for key, value in metrics(db).items() if key[0] == "keysmith_units_total"}
+    assert len(units) == 21 and units["tokens"] == 60 and units["(other)"] == 11

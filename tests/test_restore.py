@@ -73,7 +73,8 @@ def contents(db):
     """The restored data that users see."""
     return {what: db.rows(f"SELECT {what} ORDER BY 1, 2, 3, 4, 5") for what in (
         "* FROM keysmith.keys", "* FROM keysmith.usage", "* FROM keysmith.usage_daily",
-        "* FROM keysmith.usage_hourly", "* FROM keysmith.usage_endpoints", "* FROM keysmith.audit",
+        "* FROM keysmith.usage_hourly", "* FROM keysmith.usage_endpoints", "* FROM keysmith.usage_units",
+        "* FROM keysmith.usage_tags", "*, 1 FROM keysmith_private.usage_sum", "* FROM keysmith.audit",
         "credit_id, key_id, tenant_id, balance, refill FROM keysmith_private.credit",
         "role::text, level, tenant_id, granted_at, 1 FROM keysmith_private.access",
         "keyspace, name, plan, limits, metadata FROM keysmith_private.tenant",

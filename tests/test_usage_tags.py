@@ -111,7 +111,7 @@ def test_further_values_are_counted_together(tagged):
 
     before = counted()
     assert (len(before), before["(other)"], before["frequent"]) == (501, 101, 3)
-    # What is in (other) stays there, whatever is done to the requests.
+    # The others stay in (other), whatever is done to the requests.
     late = next(n for n in requests if f"m{n}" not in before)
     db.one("log_request", request_id=requests[late], tags=Jsonb({"model": "frequent", "team": "a"}))
     decide(db, db.key, {"model": "new"})

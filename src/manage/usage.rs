@@ -49,7 +49,7 @@ fn usage_logs(call: &Call) -> Result<Option<Datum>> {
     })
 }
 
-/// What an hour or a day of a tenant or key has.
+/// The totals of one hour or day.
 pub struct Total {
     /// Its beginning, in UTC.
     pub at: String,

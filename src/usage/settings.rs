@@ -20,7 +20,7 @@ static BUFFER: Integer = Integer::new(
     About {
         name: c"keysmith.usage_buffer",
         description: c"Shared memory for usage records that wait to be stored.",
-        explanation: c"A request takes 512 bytes until the worker has stored it.",
+        explanation: c"A request takes 512 bytes until the worker has stored it, and more if it has long tags.",
         context: Context::Postmaster,
         flags: pg_sys::GUC_UNIT_KB,
     },

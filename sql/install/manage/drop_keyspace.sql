@@ -41,7 +41,7 @@ BEGIN
     DELETE FROM keysmith_private.charge WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.credit_event WHERE tenant_id = ANY (tenants);
     FOREACH part IN ARRAY '{key,member,tenant,endpoint,route,role,scope,plan_feature,answer,keyspace_prefix,
-                            keyspace,usage_unknown,usage_unknown_sample}'::text[] LOOP
+                            keyspace,usage_sum,usage_unknown,usage_unknown_sample}'::text[] LOOP
         EXECUTE format('DELETE FROM keysmith_private.%I WHERE keyspace = $1', part) USING within;
     END LOOP;
     PERFORM keysmith_private.usage_fold_lock(true);

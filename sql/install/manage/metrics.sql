@@ -61,7 +61,9 @@ FROM (VALUES
     (55, 'keysmith_unsettled_lost_total', 'counter', 'Limits of requests that can no longer be settled, since there was no room to remember them'),
     (56, 'keysmith_failing_addresses', 'gauge', 'Addresses that have failed attempts which count'),
     (57, 'keysmith_failing_addresses_capacity', 'gauge', 'The setting keysmith.max_failing_addresses'),
-    (58, 'keysmith_failures_uncounted_total', 'counter', 'Failed attempts that were not counted for want of room')
+    (58, 'keysmith_failures_uncounted_total', 'counter', 'Failed attempts that were not counted for want of room'),
+    (59, 'keysmith_spend_total', 'counter', 'Credits that the requests of a keyspace have cost'),
+    (60, 'keysmith_units_total', 'counter', 'What the accepted requests of a keyspace have counted for in a unit; (other) sums up the units beyond the first 20')
 ) AS m (place, name, type, help);
 COMMENT ON VIEW keysmith_private.metric_help IS 'The metrics, with their types and descriptions';
 
@@ -380,6 +382,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
                (SELECT a.entry FROM keysmith_private.audit_entry a
                 WHERE a.keyspace = k.keyspace ORDER BY a.entry DESC LIMIT 1)
         FROM (SELECT s.keyspace FROM keysmith_private.keyspace s UNION SELECT '*') k
+        UNION ALL
+        SELECT 'keysmith_spend_total', jsonb_build_object('keyspace', k.keyspace), coalesce(s.peak, 0)
+        FROM keysmith_private.keyspace k
+        LEFT JOIN keysmith_private.usage_sum s ON s.keyspace = k.keyspace AND s.unit = ''
+        UNION ALL
+        SELECT 'keysmith_units_total', jsonb_build_object('keyspace', s.keyspace, 'unit', s.unit), s.peak
+        FROM keysmith_private.usage_sum s WHERE s.unit <> ''
         UNION ALL
         SELECT CASE c.relname WHEN 'key' THEN 'keysmith_keys_estimate' ELSE 'keysmith_tenants_estimate' END,
                '{}', greatest(c.reltuples, 0)

@@ -150,11 +150,24 @@ CREATE TABLE keysmith_private.usage_tag_delta (
 CREATE INDEX usage_tag_delta_of_tenant ON keysmith_private.usage_tag_delta (tenant_id);
 COMMENT ON TABLE keysmith_private.usage_tag_delta IS 'The changes of usage_tag since the last fold, by day';
 
+-- For monitoring, which must not add up the totals of all keys.
+CREATE TABLE keysmith_private.usage_sum (
+    keyspace text COLLATE "C" NOT NULL,
+    unit     text COLLATE "C" NOT NULL,
+    amount   bigint NOT NULL,
+    peak     bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (keyspace, unit)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE keysmith_private.usage_sum IS 'What all requests of a keyspace have cost, and counted for';
+COMMENT ON COLUMN keysmith_private.usage_sum.unit IS 'The unit; empty for credits';
+COMMENT ON COLUMN keysmith_private.usage_sum.amount IS 'The sum of the deltas that are folded';
+COMMENT ON COLUMN keysmith_private.usage_sum.peak IS 'The greatest amount so far: a counter never falls';
+
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_hour,usage_day,usage_endpoint_hour,
+    FOREACH name IN ARRAY '{usage_sum,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_hour,usage_day,usage_endpoint_hour,
                             usage_endpoint_day,usage_last,usage_mark,usage_delta}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
@@ -310,6 +323,8 @@ DECLARE
     most_endpoints constant bigint := 500;
     -- The number of values of a tag that a tenant's day stores.
     most_values constant bigint := 500;
+    -- The number of units of a keyspace that monitoring sees by name.
+    most_units constant bigint := 20;
     -- The number of rows from one mark to the next.
     stride  constant bigint := 1000;
     folded  bigint;
@@ -368,6 +383,26 @@ BEGIN
         FROM unit_deltas GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT (tenant_id, period, key_id, environment, unit) DO UPDATE SET
             amount = u.amount + excluded.amount
+    ), sums AS (
+        SELECT t.keyspace, d.unit, sum(d.amount) AS amount, bool_or(s.unit IS NOT NULL) AS is_known
+        FROM (SELECT tenant_id, '' COLLATE "C" AS unit, spend AS amount FROM keys WHERE spend <> 0
+              UNION ALL SELECT tenant_id, unit, amount FROM unit_deltas) AS d
+        JOIN keysmith_private.tenant t USING (tenant_id)
+        LEFT JOIN keysmith_private.usage_sum s ON (s.keyspace, s.unit) = (t.keyspace, d.unit)
+        GROUP BY 1, 2
+    ), ranked_sums AS (
+        SELECT s.*, (SELECT count(*) FROM keysmith_private.usage_sum u WHERE u.keyspace = s.keyspace AND u.unit <> '')
+                    + row_number() OVER (PARTITION BY s.keyspace, s.is_known OR s.unit = ''
+                                         ORDER BY s.amount DESC, s.unit) AS rank
+        FROM sums s WHERE s.amount <> 0
+    ), bounded_sums AS (
+        INSERT INTO keysmith_private.usage_sum AS u
+        SELECT keyspace, CASE WHEN is_known OR unit = '' OR rank <= most_units THEN unit ELSE '(other)' END,
+               sum(amount), greatest(sum(amount), 0)
+        FROM ranked_sums GROUP BY 1, 2
+        ON CONFLICT (keyspace, unit) DO UPDATE SET
+            amount = u.amount + excluded.amount,
+            peak = greatest(u.peak, u.amount + excluded.amount)
     ), tag_deltas AS (
         DELETE FROM keysmith_private.usage_tag_delta RETURNING *
     ), tags AS (
