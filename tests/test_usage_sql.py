@@ -1,5 +1,6 @@
 """Usage in SQL: totals, pages, partitions, retention, views, charts."""
 
+import json
 import random
 import subprocess
 import threading
@@ -151,7 +152,7 @@ def test_totals_are_exact_at_every_moment_with_sixteen_writers(usage, connect):
             key_id, tenant_id = draw.choice(usage.keys)
             session.execute(
                 f"INSERT INTO {table} ({COLUMNS}) SELECT %s + interval '1 minute' * (g %% 180), %s, "
-                "%s + g, gen_random_uuid(), %s, %s, 'default', 'live', 'GET', '/x', 200, 'ok', NULL, NULL "
+                "%s + g, gen_random_uuid(), %s, %s, 'default', 'live', 'GET', '/x', 200, 'ok', NULL, NULL, 3, '{{\"tokens\": 2}}' "
                 "FROM generate_series(1, 20) AS g",
                 (TODAY, number, n * 20, key_id, tenant_id))
             session.execute(draw.choice([
@@ -367,7 +368,8 @@ def test_an_entry_has_what_was_logged(usage):
     assert datetime.fromisoformat(entry.pop("at")) == at
     assert entry == {"request_id": str(row[3]), "key_id": str(row[4]), "member": None, "environment": "live",
                      "method": "GET", "endpoint": "/x", "status": 403, "outcome": "insufficient_scope",
-                     "ip": "10.0.0.1", "latency": 12.5}
+                     "ip": "10.0.0.1", "latency": 12.5, "spend": row[14],
+                     "weights": row[15] and json.loads(row[15]), "subject": None, "tags": None}
 
 
 @pytest.mark.parametrize("options, named", [
@@ -728,7 +730,7 @@ def test_a_dump_restores_usage_and_counts_nothing_twice(cluster, dbname, usage, 
 
 # Views
 
-VIEWS = ["usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys", "top_refusals"]
+VIEWS = ["usage", "usage_hourly", "usage_daily", "usage_endpoints", "usage_units", "top_keys", "top_refusals"]
 
 
 def test_views_show_own_tenants_alone(db, sees_only):
@@ -739,7 +741,7 @@ def test_views_show_own_tenants_alone(db, sees_only):
         for view in VIEWS:
             rows = db.rows(f"SELECT * FROM keysmith.{view}")
             assert rows and {row.tenant for row in rows} == {"acme"}
-            assert Counter(rows) == Counter(row for row in everything[view] if row.tenant == "acme")
+            assert Counter(map(repr, rows)) == Counter(repr(row) for row in everything[view] if row.tenant == "acme")
         assert db.one("usage_logs", "acme")[0]["meta"]["total"] > 0
         shown = db.refused("KS404", "usage_logs", "other")
         assert shown.replace("other", "nobody") == db.refused("KS404", "usage_logs", "nobody")
