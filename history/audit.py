@@ -133,6 +133,8 @@ def broken_states(entries):
     """The state before an act is the one after the act before."""
     last = {}
     for entry in sorted(entries, key=lambda entry: (entry["keyspace"], entry["entry"])):
+        if entry["action"] in EVENTS:
+            continue
         state = entry["after"] or entry["before"] or {}
         name = (entry["keyspace"], entry["key_id"] or "", (entry["tenant"] or "") if not entry["key_id"] else "",
                 state.get("member", ""), state["role"] if entry["action"] == "define_role" else "")

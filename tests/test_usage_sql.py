@@ -152,7 +152,7 @@ def test_totals_are_exact_at_every_moment_with_sixteen_writers(usage, connect):
             key_id, tenant_id = draw.choice(usage.keys)
             session.execute(
                 f"INSERT INTO {table} ({COLUMNS}) SELECT %s + interval '1 minute' * (g %% 180), %s, "
-                "%s + g, gen_random_uuid(), %s, %s, 'default', 'live', 'GET', '/x', 200, 'ok', NULL, NULL, 3, '{{\"tokens\": 2}}' "
+                "%s + g, gen_random_uuid(), %s, %s, 'default', 'live', 'GET', '/x', 200, 'ok', NULL, NULL, 3, '{\"tokens\": 2}' "
                 "FROM generate_series(1, 20) AS g",
                 (TODAY, number, n * 20, key_id, tenant_id))
             session.execute(draw.choice([

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from cluster import running
+from conftest import wait_until
 from majors import FORCE_PARALLEL
 
 ISOLATION = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
@@ -223,6 +224,8 @@ def test_memory_stays_flat_in_one_transaction(db):
     loop = "SELECT count(*) FROM generate_series(1, %s) WHERE (keysmith.verify(%s)).ok"
     with db.session.transaction():
         # By then the code that writes records has run too, for those that were too many to keep.
+        assert db.value(loop, 1, key) == 1
+        wait_until(lambda: db.value("SELECT worker_pid FROM keysmith.usage_status()"))
         share, worker = db.row("SELECT share, worker_pid FROM keysmith.usage_status()")
         os.kill(worker, signal.SIGSTOP)
         try:
