@@ -13,6 +13,8 @@ ACTIONS = {"mint": "mint", "revoke": "revoke", "report_leak": "revoke", "disable
            "remove_member": "remove_member", "define_role": "define_role", "add_credits": "add_credits"}
 # Acts of the set-up.
 NOT_HERE = ("create_keyspace", "alter_keyspace", "create_tenant")
+# What no act makes: what is spent and how long keys live is for others to check.
+EVENTS = ("credits.low", "credits.exhausted", "key.expiring", "key.expired", "key.idle")
 # Spending changes these, and is no act.
 CREDITS = ("credits", "refilled_at")
 
@@ -60,7 +62,7 @@ def problems(ops, final):
             keyspace = keys[op.args["key"]].keyspace if op.args.get("key") in keys else op.args["keyspace"]
             acts[keyspace, action, subject].append(op)
     for entry in final["audit"]:
-        if entry["action"] not in NOT_HERE:
+        if entry["action"] not in NOT_HERE + EVENTS:
             group = entry["keyspace"], entry["action"], subject_of(entry, keys)
             entries[group].append(entry["entry"])
     chains = defaultdict(list)
@@ -131,6 +133,8 @@ def broken_states(entries):
     """The state before an act is the one after the act before."""
     last = {}
     for entry in sorted(entries, key=lambda entry: (entry["keyspace"], entry["entry"])):
+        if entry["action"] in EVENTS:
+            continue
         state = entry["after"] or entry["before"] or {}
         name = (entry["keyspace"], entry["key_id"] or "", (entry["tenant"] or "") if not entry["key_id"] else "",
                 state.get("member", ""), state["role"] if entry["action"] == "define_role" else "")

@@ -428,6 +428,7 @@ CREATE TABLE keysmith_private.credit_event (
     at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     balance   bigint NOT NULL
 );
+COMMENT ON SEQUENCE keysmith_private.credit_event_id_seq IS 'Numbers of events of credits, in the order in which they came';
 COMMENT ON TABLE keysmith_private.credit_event IS 'Credits that fell to their threshold or ran out: events that are not in the audit yet';
 COMMENT ON COLUMN keysmith_private.credit_event.key_id IS 'The first key of the line that has the credits; null if the tenant has them';
 
@@ -3380,7 +3381,9 @@ CROSS JOIN LATERAL (
           OFFSET 0) AS b
 ) AS e
 WHERE k.revoked_at IS NULL
-  AND (e.event = 'key.expired' OR s.expiring_notice > '0' AND e.ends_at - s.expiring_notice <= pg_catalog.clock_timestamp())
+  AND (e.event = 'key.expired'
+       -- The end of a key with a successor was asked for.
+       OR k.rotated_to IS NULL AND s.expiring_notice > '0' AND e.ends_at - s.expiring_notice <= pg_catalog.clock_timestamp())
   AND NOT EXISTS (SELECT FROM keysmith_private.key_notice n
                   WHERE n.key_id = k.key_id AND n.ends_at = e.ends_at AND n.event = e.event);
 COMMENT ON VIEW keysmith_private.due_key_notice IS
@@ -4995,7 +4998,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,
                             credit,charge,credit_event,access,audit_entry,audit_content}'::text[] LOOP
         -- Credits are spent where the keys are, also if they are not published.
         EXECUTE pg_catalog.format(

@@ -90,7 +90,7 @@ def test_all_that_there_is_to_know_of_a_member(acme, app):
         assert app.value("SELECT keysmith.whoami()") == {
             "key_id": None, "kind": "person", "keyspace": "default", "owner": "vic", "role": "viewer",
             "scopes": ["images:read"], "tenant": "acme", "tenant_id": str(tenant_id), "plan": "pro",
-            "metadata": {"region": "eu"}, "credits": None}
+            "metadata": {"region": "eu"}, "credits": None, "refill": None}
     assert nobody(app)
 
 

@@ -200,6 +200,18 @@ def test_each_end_has_one_event(db):
     assert all(chain.ok for chain in db.call("audit_verify"))
 
 
+def test_an_end_that_was_asked_for_is_not_announced(db):
+    db.tenant()
+    key = db.mint()
+    db.call("rotate", key.key_id, "1 day")
+    ends(db)
+    assert of_key(db, key) == ["mint", "rotate"]
+    move_end(db, key, "-1 second")
+    ends(db)
+    # The worker may be first.
+    wait_until(lambda: of_key(db, key) == ["mint", "rotate", "key.expired"])
+
+
 def test_an_end_by_a_lifetime_of_tenant_or_keyspace(db):
     db.tenant()
     key = db.mint()

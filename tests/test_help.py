@@ -83,7 +83,7 @@ def test_it_fits_a_screen(cluster, filled):
         text = lines(filled, name)
         assert text[0].endswith(name), name
         assert len(text) <= (24 if kind == "Functions" and name not in ("create_keyspace", "import_key", "mint") else 50), name
-    assert len(lines(filled)) < 110
+    assert len(lines(filled)) < 120
     script = "".join(f"SELECT keysmith.help('{name}');\n" for _, name in known) + "SELECT keysmith.help();\n"
     output = printed(cluster, script)
     assert output.count(" rows)\n") == len(known) + 1

@@ -98,7 +98,7 @@ def test_all_that_there_is_to_know(db):
         "keyspace": "default", "owner": "ann", "role": "editor", "scopes": ["read", "write"],
         "expires_at": None, "key_metadata": {"a": 1}, "tenant": "acme",
         "tenant_id": str(tenant_id), "plan": "pro", "metadata": {"region": "eu"},
-        "credits": None}
+        "credits": None, "refill": None}
     assert key.api_key not in json.dumps(profile)
     db.rows("COMMIT")
 

@@ -203,8 +203,9 @@ CLAIMS = [([], "", "must be an object or null"), (1, "", "must be an object or n
 
 WEIGHTS = [([], "", "must be a JSON object"), (None, "", "must be a JSON object"), ({"T": 1}, "", "must have units of"),
            ({"t": 1.5}, "", "must have whole numbers"), ({"t": "1"}, "", "must have whole numbers")]
-TAGS = [([], "", "must be a JSON object"), (None, "", "must be a JSON object"), ({"T": "x"}, "", "must have names of"),
-        ({"t": 1}, "", "must have texts as values"), ({"t": ""}, "", "must have values of 1 to 64 characters")]
+TAGS = [([], "", "must be a JSON object"), ("x", "", "must be a JSON object"), (None, "", "must be a JSON object"),
+        ({"T": "x"}, "", "must have names of"), ({"t": 1}, "", "must have texts as values"),
+        ({"t": ""}, "", "must have values of"), ({"t": None}, "", "must have texts as values")]
 REQUEST = {"headers": Jsonb({}), "method": "GET", "path": "/"}
 
 ARGUMENTS = [
@@ -223,11 +224,11 @@ ARGUMENTS = [
     ("define_endpoint", ENDPOINT, "response", TEMPLATES),
     # The claims are read before the key.
     ("derive_token", {"api_key": "KEY"}, "claims", CLAIMS),
+    ("log_request", {}, "tags", TAGS),
     ("audit_verify", {}, "heads", HEADS),
     ("replay_revocations", {}, "revocations", REVOCATIONS),
     *[(function, {"api_key": "KEY"}, "weights", WEIGHTS) for function in ("verify", "verify_json", "explain_verify")],
     ("verify_digest", {"digest": b"x" * 32}, "weights", WEIGHTS), ("settle", {"request_id": "KEY_ID"}, "weights", WEIGHTS),
-    ("log_request", {}, "tags", TAGS),
     *[(function, REQUEST, "weights", WEIGHTS) for function in ("authenticate", "authenticate_json", "serve")],
 ]
 

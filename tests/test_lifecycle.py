@@ -43,7 +43,7 @@ def test_list_shows_no_secret(db):
         "key_id", "tenant", "keyspace", "label", "status", "kind", "environment", "key_prefix",
         "key_snippet", "scopes", "role", "owner", "allowlist", "limits", "credits", "expires_at",
         "created_at", "created_by", "last_used_at", "revoked_at", "revoked_reason", "rotated_to",
-        "metadata", "display_id",
+        "metadata", "display_id", "refill",
     )
     assert (listed.key_id, listed.tenant, listed.status) == (minted.key_id, "acme", "active")
     assert listed.metadata == {"team": "a"}

@@ -202,4 +202,4 @@ def test_the_dashboard_shows_metrics_that_exist(servers, watched):
     # Others say what the server is, or are alarms.
     assert known - named == {
         "keysmith_info", "keysmith_preloaded", "keysmith_standby", "keysmith_subscriber", "keysmith_subscription_stopped",
-        "keysmith_failures_uncounted_total", "keysmith_pepper_file_problem", "keysmith_signing_key_file_problem", "keysmith_usage_worker_running", "keysmith_usage_last_flush_timestamp_seconds"}
+        "keysmith_failures_uncounted_total", "keysmith_unsettled_lost_total", "keysmith_pepper_file_problem", "keysmith_signing_key_file_problem", "keysmith_usage_worker_running", "keysmith_usage_last_flush_timestamp_seconds"}

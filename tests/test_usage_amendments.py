@@ -75,7 +75,7 @@ def test_made_up_names_take_no_room_from_requests(db, key):
     try:
         with db.session.transaction():
             db.rows("SET TRANSACTION READ ONLY")
-            assert db.value(TELL.format(NAME.format(-1), 20_000)) == share // 4
+            assert db.value(TELL.format(NAME.format(-1), 40_000)) == share // 4
             assert db.value("SELECT count(*) FILTER (WHERE (keysmith.verify(%s)).ok) "
                             "FROM generate_series(1, 3000)", key) == 3000
         assert db.value(TELL.format(NAME.format(-1), 20_000)) == 20_000

@@ -163,9 +163,9 @@ class Values:
 
     def a_verdict(self, name):
         types = ["boolean", "integer", "text", "text", "text", "uuid", "text", "uuid", *["text"] * 5, "text[]", "jsonb", "timestamp with time zone",
-                 "text", "bigint", "interval", "bigint", "uuid", "text", "text", "text", "bigint", "interval", "interval"]
+                 "text", "bigint", "interval", "bigint", "uuid", "text", "text", "text", "bigint", "interval", "interval", "text"]
         columns = ", ".join("NULL" if self.draw.random() < 0.3 else self.of(kind) for kind in types)
-        return self.draw.choice([f"ROW({columns})", f"ROW({columns})", f"ROW({', '.join(['NULL'] * 27)})"])
+        return self.draw.choice([f"ROW({columns})", f"ROW({columns})", f"ROW({', '.join(['NULL'] * 28)})"])
 
     def a_jsonb(self, name):
         draw = self.draw.random()

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// The number of watched relations: our tables, and the type of verdicts. Our caches are stale
 /// after a change of a policy row, or of the definition of one of these relations.
-pub const WATCHED: usize = 18;
+pub const WATCHED: usize = 19;
 
 static CHANGES: AtomicU64 = AtomicU64::new(0);
 static CHANGES_OF_ROLES: AtomicU64 = AtomicU64::new(0);

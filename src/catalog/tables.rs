@@ -72,6 +72,9 @@ pub struct Tables {
     pub response: RowType,
 }
 
+/// How many of the relations that are watched are row types.
+const TYPES: usize = 2;
+
 impl Tables {
     /// The tables whose rows say whether a key is valid and what it may do.
     pub fn that_decide(&self) -> [Table; 11] {
@@ -118,7 +121,7 @@ impl Tables {
         let audit_entry = table(c"audit_entry", c"audit_entry_pkey", of::audit_entry::COLUMNS)?;
         let touch = table(c"touch", c"touch_of_key", of::touch::COLUMNS)?;
         let heartbeat = table(c"heartbeat", c"heartbeat_pkey", of::heartbeat::COLUMNS)?;
-        let all = [
+        let all: [Table; WATCHED - TYPES] = [
             keyspace,
             prefix,
             scope,
@@ -138,10 +141,10 @@ impl Tables {
             heartbeat,
         ];
         // From here on changes are counted, also those during the checks below.
-        let mut watched = [relation(c"verdict", private)?; WATCHED];
-        let others = [relation(c"response", private)?];
-        let tables = all.iter().map(|table| table.table).chain(others);
-        watched.iter_mut().zip(tables).for_each(|(place, relation)| *place = relation);
+        let types: [Oid; TYPES] = [relation(c"verdict", private)?, relation(c"response", private)?];
+        let mut watched = [Oid::INVALID; WATCHED];
+        let relations = all.iter().map(|table| table.table).chain(types);
+        watched.iter_mut().zip(relations).for_each(|(place, relation)| *place = relation);
         invalidation::watch(&watched);
         if !all.into_iter().all(|table| table.open().has_columns(table.columns)) {
             return Err(unfit());

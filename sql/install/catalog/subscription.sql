@@ -25,7 +25,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,
                             credit,charge,credit_event,access,audit_entry,audit_content}'::text[] LOOP
         -- Credits are spent where the keys are, also if they are not published.
         EXECUTE pg_catalog.format(

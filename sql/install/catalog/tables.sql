@@ -394,6 +394,7 @@ CREATE TABLE keysmith_private.credit_event (
     at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     balance   bigint NOT NULL
 );
+COMMENT ON SEQUENCE keysmith_private.credit_event_id_seq IS 'Numbers of events of credits, in the order in which they came';
 COMMENT ON TABLE keysmith_private.credit_event IS 'Credits that fell to their threshold or ran out: events that are not in the audit yet';
 COMMENT ON COLUMN keysmith_private.credit_event.key_id IS 'The first key of the line that has the credits; null if the tenant has them';
 

@@ -11,7 +11,9 @@ CROSS JOIN LATERAL (
           OFFSET 0) AS b
 ) AS e
 WHERE k.revoked_at IS NULL
-  AND (e.event = 'key.expired' OR s.expiring_notice > '0' AND e.ends_at - s.expiring_notice <= pg_catalog.clock_timestamp())
+  AND (e.event = 'key.expired'
+       -- The end of a key with a successor was asked for.
+       OR k.rotated_to IS NULL AND s.expiring_notice > '0' AND e.ends_at - s.expiring_notice <= pg_catalog.clock_timestamp())
   AND NOT EXISTS (SELECT FROM keysmith_private.key_notice n
                   WHERE n.key_id = k.key_id AND n.ends_at = e.ends_at AND n.event = e.event);
 COMMENT ON VIEW keysmith_private.due_key_notice IS
