@@ -108,12 +108,23 @@ BY_TAG = """
         SELECT day, tenant_id, environment, tag, value, requests, spend FROM keysmith.usage_tags) AS totals
     USING (day, tenant_id, environment, tag, value)
     WHERE (count, spent) IS DISTINCT FROM (requests, spend)"""
+# Which endpoints are counted by name may differ.
+HOURS_OF_ENDPOINTS = """
+    SELECT tenant_id, period FROM (
+        SELECT tenant_id, date_trunc('day', period, 'UTC') AS period, environment, sum(requests) AS requests, sum(refused) AS refused,
+               sum(spend) AS spend FROM keysmith_private.usage_endpoint_hour GROUP BY 1, 2, 3) AS hours
+    FULL JOIN (
+        SELECT tenant_id, period, environment, sum(requests) AS requests, sum(refused) AS refused, sum(spend) AS spend
+        FROM keysmith_private.usage_endpoint_day GROUP BY 1, 2, 3) AS days
+    USING (tenant_id, period, environment)
+    WHERE (hours.requests, hours.refused, hours.spend) IS DISTINCT FROM (days.requests, days.refused, days.spend)"""
 DIFFERENCES = [
     BY_KEY.format(span="hour", span_ly="hourly", column="hour"),
     BY_KEY.format(span="day", span_ly="daily", column="day::timestamp AT TIME ZONE 'UTC'"),
     BY_ENDPOINT,
     BY_UNIT,
     BY_TAG,
+    HOURS_OF_ENDPOINTS,
 ]
 
 
