@@ -71,7 +71,7 @@ CREATE TABLE keysmith_private.keyspace (
     charges         text[] COLLATE "C" NOT NULL DEFAULT '{live}'
                     CHECK (pg_catalog.array_position(charges, NULL) IS NULL),
     usage_log       text COLLATE "C" NOT NULL DEFAULT 'everything'
-                    CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
+                    CHECK (usage_log IN ('everything', 'totals', 'refusals', 'nothing')),
     usage_details   boolean NOT NULL DEFAULT true,
     has_bar_imports boolean NOT NULL DEFAULT false,
     has_last_part_imports boolean NOT NULL DEFAULT false,
@@ -125,7 +125,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether ke
 COMMENT ON COLUMN keysmith_private.keyspace.has_sha512_imports IS 'Whether keys may be stored by their SHA-512';
 COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: number, unit and per, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
-COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, totals, refusals or nothing';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether records have the endpoint and the address of the client';
 COMMENT ON COLUMN keysmith_private.keyspace.error_body IS 'The body of errors over HTTP: plain, problem, or a template as JSON text';
 COMMENT ON COLUMN keysmith_private.keyspace.generation IS 'The newest pepper that a key was stored with; new keys are never stored with an older one';
@@ -436,7 +436,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,credit,charge,audit_entry,audit_content}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,credit,charge,credit_event,credit_event_id_seq,audit_entry,audit_content}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
@@ -3108,7 +3108,7 @@ SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.ow
        k.key_id, k.tenant_id
 FROM keysmith_private.all_keys k
 JOIN keysmith_private.keyspace s USING (keyspace)
-WHERE k.status = 'active' AND s.usage_log = 'everything'
+WHERE k.status = 'active' AND s.usage_log IN ('everything', 'totals')
   AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true);
 SELECT keysmith_private.publish('stale_keys', '{tenant_id}', 'ORDER BY unused_for DESC, key_id');
 COMMENT ON VIEW keysmith.stale_keys IS 'Active keys without an accepted request in the last 90 days';
@@ -3155,7 +3155,7 @@ CROSS JOIN (
                 THEN interval '15 minutes' ELSE interval '0' END AS delay
     OFFSET 0) AS f
 CROSS JOIN LATERAL (SELECT pg_catalog.now() - s.max_idle - f.delay AS used_since) AS u
-WHERE s.max_idle IS NOT NULL AND s.usage_log = 'everything' AND k.revoked_at IS NULL
+WHERE s.max_idle IS NOT NULL AND s.usage_log IN ('everything', 'totals') AND k.revoked_at IS NULL
   AND CASE
       WHEN k.disabled_at IS NULL THEN
           greatest(k.created_at, k.enabled_at, s.max_idle_since, l.used_at, f.known_from) <= u.used_since
@@ -5878,7 +5878,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'limits',       'rate limits of all its keys together, as for mint'),
     ('create_keyspace', 'charges',      'the environments that spend credits; null for {live}'),
     ('create_keyspace', 'managed_by',   'which keys manage keys: any_secret, nobody, or those with a scope'),
-    ('create_keyspace', 'usage_log',    'which requests are recorded: everything, refusals, nothing'),
+    ('create_keyspace', 'usage_log',    'which requests are recorded: everything, totals, refusals, nothing'),
     ('create_keyspace', 'usage_details', 'whether records have endpoint and address'),
     ('create_keyspace', 'error_body',   'the body of errors over HTTP: plain, problem, or a template'),
     ('create_keyspace', 'default_lifetime', 'how long a key lives that is given no expiry, such as 90 days'),
