@@ -65,12 +65,12 @@ class Told:
         self.unknown = Counter()
         self.decisions = Counter()
         # What the requests of committed transactions have cost in the end, and those of others, by key.
-        self.cost, self.undone, self.settled = Counter(), Counter(), Counter()
+        self.cost, self.undone, self.settled, self.given_back = Counter(), Counter(), Counter(), Counter()
         self.refused_poor = set()
         self.events = []
 
     def add(self, other):
-        for name in ("rows", "unknown", "decisions", "cost", "undone", "settled"):
+        for name in ("rows", "unknown", "decisions", "cost", "undone", "settled", "given_back"):
             getattr(self, name).update(getattr(other, name))
         self.refused_poor |= other.refused_poor
 
@@ -102,9 +102,9 @@ class Client:
             self.transact([self.request(name) for name in names])
             done += len(names)
 
-    def transact(self, requests):
+    def transact(self, requests, most_kept=0.9):
         draw, session = self.draw, self.db.session
-        is_kept = draw.random() < 0.9
+        is_kept = draw.random() < most_kept
         session.execute("BEGIN")
         decided = [(request, *answer) for request, answer in
                    zip(requests, session.execute(DECIDE, (Jsonb(requests),)).fetchall())]
@@ -118,9 +118,9 @@ class Client:
             session.execute("COMMIT" if is_kept else "ROLLBACK")
         for request, ok, reason, request_id, status in decided:
             report = reports.get(request_id) or {"status": None, "tags": None}
-            self.note(request, ok, reason, report["status"] or status, report["tags"], is_kept)
-        if is_kept:
-            self.settle([one for one in decided if one[1] and one[0]["spend"] and not one[0]["name"].startswith("poor")])
+            row = self.note(request, ok, reason, report["status"] or status, report["tags"], is_kept)
+            if ok and is_kept and not request["name"].startswith("poor"):
+                self.settle(request, request_id, row)
 
     def reports(self, decided):
         draw = self.draw
@@ -139,24 +139,40 @@ class Client:
         if name in (MADE_UP, "nonsense"):
             assert not ok
             told.unknown[reason] += 1
-            return
+            return None
         weights = dict(request["weights"] or {}) | ({} if request["weight"] in (None, 1) else {"calls": request["weight"]})
         spend = request["spend"] if ok and request["spend"] else None
         key_id = self.scene.keys[name].key_id
-        told.rows[key_id, reason, spend, text(weights or None), request["subject"], text(tags), status] += 1
+        row = (key_id, reason, spend, text(weights or None), request["subject"], text(tags), status)
+        told.rows[row] += 1
         (told.cost if is_kept else told.undone)[key_id] += spend or 0
         if name.startswith("poor") and is_kept and reason == "credits_exhausted":
             told.refused_poor.add(key_id)
+        return row
 
-    def settle(self, decided):
-        for request, _, _, request_id, _ in decided:
-            if self.draw.random() < 0.1:
-                cost = self.draw.randrange(8)
-                assert self.db.one("settle", request_id, cost)[0]
-                assert not self.db.one("settle", request_id, 10**6)[0]
-                key_id = self.scene.keys[request["name"]].key_id
-                self.told.cost[key_id] += cost - request["spend"]
-                self.told.settled[key_id] += 1
+    def settle(self, request, request_id, row):
+        """Settles some requests. Then their rows have what they cost."""
+        key_id, reason, spend, weights, *others = row
+        cost = self.draw.randrange(8) if spend and self.draw.random() < 0.1 else None
+        used = {"tokens": self.draw.randrange(20)} if "tokens" in (weights or "") and self.draw.random() < 0.1 else None
+        if cost is None and used is None:
+            return
+        given = None if used is None else Jsonb(used)
+        assert self.db.one("settle", request_id, cost, given)[0]
+        assert not self.db.one("settle", request_id, None if cost is None else 10**6, given)[0]
+        if cost is not None:
+            self.told.cost[key_id] += cost - spend
+            self.told.settled[key_id] += 1
+            self.told.given_back[key_id] += spend - cost
+        weights = text(json.loads(weights or "{}") | used) if used else weights
+        self.told.rows[row] -= 1
+        self.told.rows[key_id, reason, spend if cost is None else cost, weights, *others] += 1
+
+    def raise_all(self):
+        """A request so large that counters, which never fall, are then where the sums are."""
+        request = self.request(f"rich {self.number}")
+        units = {"tokens": 10**6, "images": 10**6}
+        self.transact([request | {"spend": 10**6, "weights": units, "weight": None, "path": None}], most_kept=1)
 
 
 def text(value):
@@ -193,6 +209,7 @@ def play(connect, count, sessions=4, batch=30):
     try:
         with ThreadPoolExecutor(sessions) as pool:
             list(pool.map(lambda client: client.run(count // sessions), clients))
+        clients[0].raise_all()
         db.call("flush_usage")
         db.call("maintain")
     finally:
@@ -252,10 +269,11 @@ def compare(db, scene, told, before, events):
              if name.split()[0] in ("rich", "poor", "shared")}
     balances = dict(db.rows("SELECT key_id, balance FROM keysmith_private.credit WHERE key_id IS NOT NULL"))
     yield "credits: the start less the costs", {key_id: n - told.cost[key_id] for key_id, n in start.items()}, balances
+    yield "credits: the rows less what was rolled back", +Counter({key_id: spent[key_id] - told.undone[key_id] for key_id in start}), +told.cost
     charges = db.rows("SELECT key_id, sum(spend)::bigint AS spend, sum(coalesce(settled, spend))::bigint AS cost, "
                       "count(settled_at) AS settled FROM keysmith_private.charge GROUP BY 1")
     yield "credits: the charges", {
-        key_id: (spent[key_id] - told.undone[key_id], told.cost[key_id], told.settled[key_id]) for key_id in start
+        key_id: (told.cost[key_id] + told.given_back[key_id], told.cost[key_id], told.settled[key_id]) for key_id in start
     }, {row.key_id: (row.spend, row.cost, row.settled) for row in charges}
     metrics = {(row.name, row.labels.get("unit")): int(row.value) for row in db.rows(
         "SELECT name, labels, value FROM keysmith.metrics WHERE labels ->> 'keyspace' = 'default'")}
