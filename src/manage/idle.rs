@@ -46,8 +46,11 @@ pub fn check_is_recorded(keyspace: &str, is_set: bool) -> Result<()> {
                 .hint("Uses must be recorded, or keys in use would be disabled."));
         }
         Some(_) => {
-            return Err(Error::argument("usage_log", "must be everything or totals while max_idle is set")
-                .hint("Set max_idle to null first, or in the same call."));
+            return Err(Error::argument(
+                "usage_log",
+                "must be everything or totals while max_idle is set",
+            )
+            .hint("Set max_idle to null first, or in the same call."));
         }
     }
     match worker_slot::find_place() {
