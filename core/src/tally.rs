@@ -67,7 +67,7 @@ impl<'a> Tally<'a> {
         self.count(event, 1, now);
     }
 
-    /// Takes back a request that was counted before, because it is counted anew. It was used all the same.
+    /// Takes back a request that was counted before. The key was used all the same.
     pub fn take_back(&mut self, event: &Event<'a>) {
         self.count(event, -1, i64::MIN);
     }

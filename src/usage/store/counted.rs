@@ -42,13 +42,13 @@ pub fn take_out<'a>(
     });
 }
 
-/// What the totals depend on, and nothing that says who made the request.
+/// The record without the address and the subject, which no total depends on.
 fn record(event: &Event) -> Box<[u8]> {
     Record::Event(Event { ip: None, subject: None, ..*event }).to_vec().into()
 }
 
 /// The samples of this minute, of all processes. They are asked only about what looks like a sample in
-/// a copy. Without shared memory there are none, since nobody could bound them.
+/// a copy. Without shared memory there are no samples: their number could not be bounded.
 struct Sampling {
     place: Option<(&'static Queue, usize)>,
     minute: i64,
@@ -79,7 +79,7 @@ pub struct Change<'a> {
 }
 
 /// Takes the reports about requests without rows out of `told`. Returns what they change, and the ids
-/// of the requests of which nothing is kept.
+/// of requests whose records are not kept.
 pub fn changes<'a>(
     known: &'a Counted,
     told: &mut HashMap<[u8; 16], Learned<'a>>,
@@ -99,7 +99,7 @@ pub fn changes<'a>(
     (changes, given_up)
 }
 
-/// The requests as they are to be counted now, each with the place of its change.
+/// The requests as the reports change them, each with the place of its change.
 pub fn anew<'a>(changes: &'a [Change<'a>]) -> Vec<(i64, Event<'a>)> {
     let anew = |(n, change): (usize, &'a Change<'a>)| {
         let mut learned = change.before.learned.amended(change.told);
@@ -109,7 +109,7 @@ pub fn anew<'a>(changes: &'a [Change<'a>]) -> Vec<(i64, Event<'a>)> {
     changes.iter().enumerate().map(anew).collect()
 }
 
-/// Counts requests anew.
+/// Takes back how requests were counted, and counts them as they are now.
 pub fn count_anew<'a>(
     changes: &'a [Change<'a>],
     anew: &[(i64, Event<'a>)],
