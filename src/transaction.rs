@@ -1,7 +1,7 @@
 //! Registers the functions that run at the commit, at the end and at the savepoints of a
 //! transaction.
 
-use crate::usage::session::pending as usage;
+use crate::usage::session::{pending, settled};
 use crate::{audit, identity, limit};
 use pg::transaction::{Course, follow};
 
@@ -10,18 +10,21 @@ pub fn register() {
         // Storing usage may wait for other transactions. A transaction that has locked a chain must
         // not wait.
         before_commit: || {
-            usage::before_commit();
+            pending::before_commit();
+            settled::before_commit();
             audit::before_commit()
         },
         before_prepare: || {
             audit::before_prepare()?;
-            usage::before_prepare();
+            pending::before_prepare();
+            settled::before_prepare();
             Ok(())
         },
         ended: |is_committed| {
             identity::forget();
             audit::forget();
-            usage::transaction_is_over(is_committed);
+            pending::transaction_is_over(is_committed);
+            settled::transaction_is_over(is_committed);
         },
         released: |ended, parent| {
             identity::released(ended, parent);

@@ -18,6 +18,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from cluster import running
 from conftest import session, wait_until
+from test_idle import age
+from test_idle import look as idle_keys
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "events"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -322,6 +324,55 @@ def test_a_chain_that_cannot_be_extended_stops_no_other(db):
     assert names(db)[-1] == "key.expired" and names(db, keyspace="broken") == ["mint"]
     db.rows("UPDATE keysmith_private.audit_entry SET generation = 0 WHERE keyspace = 'broken'")
     assert ends(db) == "1 noted"
+
+
+def test_the_worker_warns_once_of_a_chain_that_cannot_be_extended():
+    """It looks at the chain again and again, and so do workers that come later."""
+    with running("warned", keysmith__usage_flush_interval="10ms", track_functions="all") as cluster:
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        key, ended = db.mint(credits=1), db.mint()
+        db.rows("UPDATE keysmith_private.audit_entry SET generation = 9")
+        assert db.verify(key.api_key, spend=1).ok
+        move_end(db, ended, "-1 second")
+
+        def looks(function):
+            assert db.verify(key.api_key).ok
+            return db.value("SELECT coalesce(sum(calls), 0) FROM pg_stat_user_functions WHERE funcname = %s", function)
+
+        for function in ("note_credit_events", "note_key_ends"):
+            before = looks(function)
+            wait_until(lambda before=before, function=function: looks(function) >= before + 10)
+        assert cluster.log.read_text().count("is sealed with pepper 9") == 1
+        db.rows("UPDATE keysmith_private.audit_entry SET generation = 0")
+        wait_until(lambda: looks("note_key_ends") and {"credits.exhausted", "key.expired"} <= set(names(db)))
+        db.session.close()
+
+
+def test_the_proof_covers_the_events_that_no_act_makes(db):
+    db.tenant()
+    paying, ended, idle = db.mint(refill=Jsonb({"amount": 9, "every": "month", "low": 5})), db.mint(), db.mint()
+    move_end(db, ended, "1 hour")
+    ends(db)
+    move_end(db, ended, "-1 second")
+    ends(db)
+    assert db.verify(paying.api_key, spend=4).ok and not db.verify(paying.api_key, spend=6).ok
+    assert of_credits(db) == [("credits.low", 5), ("credits.exhausted", 5)]
+    db.call("alter_keyspace", "default", Jsonb({"max_idle": "1 hour"}))
+    # The worker notes from when on it records.
+    db.call("flush_usage")
+    age(db, "2 days")
+    assert idle.key_id in idle_keys(db)
+    made = [row for row in after(db) if "." in row.event]
+    assert sorted({row.event for row in made}) == ["credits.exhausted", "credits.low", "key.expired", "key.expiring",
+                                                   "key.idle"]
+    assert all(chain.ok for chain in db.call("audit_verify"))
+    (low,) = [row for row in made if row.event == "credits.low"]
+    assert low.detail["after"] == {"credits": 5}
+    # It fails if the content of one is changed.
+    db.rows("""UPDATE keysmith_private.audit_content SET after = '{"credits": 6}' WHERE after = '{"credits": 5}'""")
+    assert not all(chain.ok for chain in db.call("audit_verify"))
 
 
 def test_the_worker_notes_ends_and_a_promoted_standby_goes_on():

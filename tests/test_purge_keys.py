@@ -63,6 +63,27 @@ def test_keys_that_ended_before_are_deleted(db):
     assert all(row.ok for row in db.call("audit_verify"))
 
 
+def test_a_key_is_not_purged_before_its_end_is_in_the_audit(db):
+    """More than one call notes, in a chain that may be broken."""
+    db.call("create_keyspace", "broken", prefixes=Jsonb({"secret": {"live": "b_"}}))
+    for keyspace in ("default", "broken"):
+        db.tenant(keyspace=keyspace)
+    stays = db.mint(keyspace="broken")
+    db.rows("SELECT count(*) FROM (SELECT keysmith.mint('acme') FROM generate_series(1, 250)) AS m")
+    db.rows("UPDATE keysmith_private.key SET expires_at = created_at - interval '100 days'")
+    db.rows("UPDATE keysmith_private.audit_entry SET generation = 9 WHERE keyspace = 'broken'")
+    purged = []
+    while left(db) != {stays.key_id}:
+        purged.append(purge(db))
+    # The worker may note some, too.
+    assert sum(purged) == 250 and purged[0] >= 200
+    assert purge(db) == 0
+    ends = db.rows("SELECT key_id, count(*) FROM keysmith.audit WHERE action = 'key.expired' GROUP BY 1 HAVING count(*) = 1")
+    assert len(ends) == 250
+    db.rows("UPDATE keysmith_private.audit_entry SET generation = 0 WHERE keyspace = 'broken'")
+    assert purge(db) == 1 and all(row.ok for row in db.call("audit_verify"))
+
+
 def test_totals_stay_and_what_belongs_to_the_key_goes(db):
     db.tenant()
     key = db.mint(credits=5)

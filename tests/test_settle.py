@@ -82,6 +82,26 @@ def test_what_can_not_be_settled(db):
     assert settle(db, known, 6)
 
 
+def test_a_request_gets_back_no_more_than_it_spent(db):
+    db.tenant()
+    key = db.mint(credits=20)
+    others = [spent(db, key, 5) for _ in range(2)]
+    request_id = spent(db, key, 3)
+    assert settle(db, request_id, 0) and balance(db, key=key) == 10
+    assert [settle(db, request_id, 0) for _ in range(3)] == [False] * 3
+    assert balance(db, key=key) == 10
+    assert settle(db, others[0], 0) and balance(db, key=key) == 15
+
+
+def test_a_request_is_settled_within_a_day(db):
+    db.tenant()
+    key = db.mint(credits=20)
+    recent, old = spent(db, key, 5), spent(db, key, 5)
+    for request_id, age in [(recent, "23:59:00"), (old, "24:00:01")]:
+        db.rows("UPDATE keysmith_private.charge SET at = now() - %s::interval WHERE request_id = %s", age, request_id)
+    assert [settle(db, request_id, 6) for request_id in (recent, old)] == [True, False]
+
+
 def test_the_purse_that_paid_is_charged_whatever_became_of_the_key(db):
     db.tenant(credits=Jsonb(100))
     keys = [db.mint() for _ in range(3)]

@@ -1,5 +1,7 @@
 """`settle` with weights: limits are charged what requests used, after the answer."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from psycopg.types.json import Jsonb
 
@@ -92,6 +94,57 @@ def test_what_can_not_be_settled(db, key):
         assert "weights" in db.refused("KS400", "settle", known, weights=Jsonb(bad))
     assert "spend" in db.refused("KS400", "settle", known, -1, Jsonb({"tokens": 1}))
     assert settle(db, known, tokens=6)
+
+
+def test_one_of_many_sessions_settles(db, connect, database):
+    db.tenant()
+    key = db.mint(limits=Jsonb([TOKENS | {"limit": 1000, "burst": 1000}]))
+    ids = [ask(db, key, 10).request_id for _ in range(20)]
+    sessions = [database(connect()) for _ in range(16)]
+
+    def work(other):
+        return sum(settle(other, request_id, tokens=4) for request_id in ids)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(work, sessions)) == 20
+    assert left(db, key) == 1000 - 20 * 4
+
+
+def test_a_savepoint_and_a_prepared_transaction_do_not_undo_it(db, connect, database, key):
+    other = database(connect())
+    one, two, three = (ask(db, key, 20).request_id for _ in range(3))
+    name = f"{db.value('SELECT current_database()')} units"
+    other.rows("BEGIN; SAVEPOINT s")
+    assert settle(other, one, tokens=5)
+    other.rows("ROLLBACK TO s")
+    assert settle(other, one, tokens=5) is False
+    other.rows("COMMIT; BEGIN")
+    assert settle(other, two, tokens=5)
+    other.rows(f"PREPARE TRANSACTION '{name}'")
+    db.rows(f"ROLLBACK PREPARED '{name}'")
+    assert settle(db, two, tokens=5) is False and left(db, key) == 70
+    assert settle(db, three, tokens=5) and left(db, key) == 85
+
+
+def test_a_standby_settles_what_it_decided():
+    """And nothing that its primary did."""
+    with running("primary", max_wal_senders=4) as primary:
+        standby = primary.backup("standby", port=5433)
+        try:
+            standby.start()
+            db = session(primary)
+            db.rows("CREATE EXTENSION keysmith")
+            db.tenant()
+            key = db.mint(limits=Jsonb([TOKENS]))
+            db.call("wait_for_replay")
+            there = session(standby)
+            of_primary, of_standby = ask(db, key, 60), ask(there, key, 60)
+            assert settle(there, of_primary.request_id, tokens=0) is False
+            assert settle(there, of_standby.request_id, tokens=10) and left(there, key) == 90
+            assert settle(db, of_standby.request_id, tokens=0) is False
+            assert settle(db, of_primary.request_id, tokens=20) and left(db, key) == 80
+        finally:
+            standby.remove()
 
 
 def test_limits_do_not_take_part_in_transactions(db, connect, database, key):

@@ -18,6 +18,8 @@ pub const MOST_ENDPOINT: usize = 200;
 /// A member's name is cut, too, so that a record of a person takes no more than another.
 pub const MOST_MEMBER: usize = 62;
 pub const MOST_SUBJECT: usize = 128;
+/// The most credits that usage counts for one request, so that sums do not overflow.
+pub const MOST_SPEND: i64 = 1_000_000_000_000;
 
 /// The outcome of a request that was accepted.
 pub const ACCEPTED: &[u8] = b"ok";

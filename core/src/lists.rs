@@ -89,16 +89,13 @@ fn is_whole(list: &[u8]) -> bool {
 }
 
 /// A list with the entries of another one in place of its own of the same names. Of what would be
-/// too many units, the last ones are left out.
+/// too many units, those with the longest names are left out, as `merged_units` in SQL does.
 pub fn merged(list: &[u8], over: &[u8]) -> Vec<u8> {
     let mut both = over.to_vec();
-    let mut room = MOST_UNITS.saturating_sub(entries(over).count());
-    for (name, value) in entries(list) {
-        if room > 0 && self::value(over, name).is_none() {
-            put(&mut both, name, value);
-            room -= 1;
-        }
-    }
+    let room = MOST_UNITS.saturating_sub(entries(over).count());
+    let mut kept: Vec<_> = entries(list).filter(|(name, _)| value(over, name).is_none()).collect();
+    kept.sort_unstable_by_key(|(name, _)| (name.len(), *name));
+    kept.iter().take(room).for_each(|(name, value)| put(&mut both, name, value));
     both
 }
 
@@ -177,6 +174,20 @@ mod tests {
         fn any_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = (is_units(&bytes), is_tags(&bytes), merged(&bytes, &bytes));
         }
+    }
+
+    #[test]
+    fn of_too_many_units_the_longest_names_go() {
+        let list = |names: &[&str]| {
+            let mut list = Vec::new();
+            names.iter().for_each(|name| put_unit(&mut list, name.as_bytes(), 1));
+            list
+        };
+        let both = merged(
+            &list(&["long", "b", "a", "calls"]),
+            &list(&["u", "v", "w", "x", "y", "z", "zz"]),
+        );
+        assert_eq!(both, list(&["u", "v", "w", "x", "y", "z", "zz", "a", "b"]));
     }
 
     #[test]

@@ -1,14 +1,15 @@
-//! What decisions took from limits, until it is known what the requests really used.
+//! Requests with weights and what they took from limits, until it is known what they really used.
 //!
-//! Each part remembers a fixed number of takings, in the order in which they came. The newest one takes
-//! the place of the oldest.
+//! Each part has a fixed number of places, which are taken in the order in which requests come. The newest
+//! one takes the place of the oldest. A request has a place for each limit that it took something from, or
+//! one if there is no such limit.
 
 use crate::buckets::Owner;
 use crate::claims::Claim;
 use crate::gcra::Rate;
 use crate::policy::weights::MAX_NAME;
 
-/// How many takings a part has room for at most.
+/// How many places a part has at most.
 pub const PLACES: usize = 64;
 /// How long a request can be settled, in microseconds.
 pub const KEPT: u64 = 15 * 60 * 1_000_000;
@@ -18,6 +19,16 @@ pub const KEPT: u64 = 15 * 60 * 1_000_000;
 pub struct Request {
     pub id: u128,
     pub database: u32,
+}
+
+/// A request that can be settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decided {
+    pub request: Request,
+    /// The hash of its keyspace.
+    pub keyspace: u128,
+    /// Whether usage has a record of it.
+    pub is_recorded: bool,
 }
 
 /// What a request took from one limit.
@@ -55,10 +66,10 @@ impl Taken {
 
 #[derive(Clone, Copy)]
 struct Place {
-    request: Request,
-    keyspace: u128,
+    decided: Decided,
     at: u64,
-    taken: Taken,
+    /// `None` if no limit counts it.
+    taken: Option<Taken>,
 }
 
 /// A part of the table. The requests of an id are all in one.
@@ -74,38 +85,39 @@ impl Unsettled {
         Unsettled { places: [None; PLACES], capacity, next: 0 }
     }
 
-    /// Remembers what a request took. False if another one that could still be settled was forgotten
-    /// for it.
-    pub fn remember(&mut self, request: Request, keyspace: u128, taken: Taken, now: u64) -> bool {
+    /// Remembers a request, and what it took. False if another one that could still be settled was
+    /// forgotten for it.
+    pub fn remember(&mut self, decided: Decided, taken: Option<Taken>, now: u64) -> bool {
         let Some(place) = self.places.get_mut(self.next).filter(|_| self.next < self.capacity)
         else {
             return false;
         };
-        let before = place.replace(Place { request, keyspace, at: now, taken });
+        let before = place.replace(Place { decided, at: now, taken });
         self.next = (self.next + 1) % self.capacity;
         before.is_none_or(|before| is_over(&before, now))
     }
 
-    /// Forgets what a request took, and passes it to `with`. False if nothing is known, or if it is not
-    /// theirs who ask, by the hash of its keyspace.
+    /// Forgets a request, and passes what it took to `with`. `None` if it is unknown, or if it is not theirs
+    /// who ask, by the hash of its keyspace.
     pub fn forget(
         &mut self,
         request: Request,
         now: u64,
         is_theirs: impl Fn(u128) -> bool,
         mut with: impl FnMut(Taken),
-    ) -> bool {
-        let mut is_known = false;
-        let is_it = |known: &Place| known.request == request && is_theirs(known.keyspace);
+    ) -> Option<Decided> {
+        let mut found = None;
+        let is_it =
+            |known: &Place| known.decided.request == request && is_theirs(known.decided.keyspace);
         for place in &mut self.places {
             if let Some(known) = place.take_if(|known| is_it(known))
                 && !is_over(&known, now)
             {
-                is_known = true;
-                with(known.taken);
+                found = Some(known.decided);
+                known.taken.into_iter().for_each(&mut with);
             }
         }
-        is_known
+        found
     }
 }
 
@@ -121,29 +133,35 @@ mod tests {
         Request { id, database: 1 }
     }
 
-    fn taken(unit: &[u8], weight: u32) -> Taken {
-        let rate = Rate::new(1, 1_000_000, 9).unwrap();
-        Taken::of(&Claim { name: b"name", unit, rate, weight, bucket: 7, owner: 3 })
+    fn decided(id: u128) -> Decided {
+        Decided { request: request(id), keyspace: 8, is_recorded: id % 2 == 0 }
     }
 
-    fn known(part: &mut Unsettled, request: Request, now: u64) -> Vec<Taken> {
+    fn taken(unit: &[u8], weight: u32) -> Option<Taken> {
+        let rate = Rate::new(1, 1_000_000, 9).unwrap();
+        Some(Taken::of(&Claim { name: b"name", unit, rate, weight, bucket: 7, owner: 3 }))
+    }
+
+    fn known(part: &mut Unsettled, request: Request, now: u64) -> Vec<Option<Taken>> {
         let mut all = Vec::new();
-        let is_known = part.forget(request, now, |keyspace| keyspace == 8, |taken| all.push(taken));
-        assert_eq!(is_known, !all.is_empty());
+        let push = |taken| all.push(Some(taken));
+        let found = part.forget(request, now, |keyspace| keyspace == 8, push);
+        assert_eq!(found.is_some(), !all.is_empty());
+        assert!(found.is_none_or(|found| found.is_recorded == (request.id % 2 == 0)));
         all
     }
 
     #[test]
     fn a_request_is_settled_once_with_all_that_it_took() {
         let mut part = Unsettled::new(4);
-        assert!(part.remember(request(1), 8, taken(b"tokens", 5), 0));
-        assert!(part.remember(request(2), 8, taken(b"tokens", 6), 0));
-        assert!(part.remember(request(1), 8, taken(b"seconds", 7), 0));
+        assert!(part.remember(decided(1), taken(b"tokens", 5), 0));
+        assert!(part.remember(decided(2), taken(b"tokens", 6), 0));
+        assert!(part.remember(decided(1), taken(b"seconds", 7), 0));
         assert!(known(&mut part, Request { database: 2, ..request(1) }, 0).is_empty());
-        assert!(!part.forget(request(1), 0, |keyspace| keyspace == 9, |_| ()));
+        assert!(part.forget(request(1), 0, |keyspace| keyspace == 9, |_| ()).is_none());
         assert_eq!(known(&mut part, request(1), 0), [taken(b"tokens", 5), taken(b"seconds", 7)]);
         assert!(known(&mut part, request(1), 0).is_empty());
-        let [of_two] = known(&mut part, request(2), KEPT)[..] else { panic!() };
+        let [Some(of_two)] = known(&mut part, request(2), KEPT)[..] else { panic!() };
         let claim = of_two.claim();
         assert_eq!((claim.unit, claim.weight, claim.bucket), (&b"tokens"[..], 6, 7));
     }
@@ -151,13 +169,23 @@ mod tests {
     #[test]
     fn the_oldest_is_forgotten_and_counts_if_it_was_not_over() {
         let mut part = Unsettled::new(2);
-        assert!(part.remember(request(1), 8, taken(b"a", 1), 0));
-        assert!(part.remember(request(2), 8, taken(b"a", 1), 0));
-        assert!(!part.remember(request(3), 8, taken(b"a", 1), KEPT));
-        assert!(part.remember(request(4), 8, taken(b"a", 1), KEPT + 1));
+        assert!(part.remember(decided(1), taken(b"a", 1), 0));
+        assert!(part.remember(decided(2), taken(b"a", 1), 0));
+        assert!(!part.remember(decided(3), taken(b"a", 1), KEPT));
+        assert!(part.remember(decided(4), taken(b"a", 1), KEPT + 1));
         assert!(known(&mut part, request(1), KEPT).is_empty());
         assert!(known(&mut part, request(3), 2 * KEPT + 1).is_empty());
         assert_eq!(known(&mut part, request(4), KEPT + 2).len(), 1);
-        assert!(!Unsettled::new(0).remember(request(1), 8, taken(b"a", 1), 0));
+        assert!(!Unsettled::new(0).remember(decided(1), taken(b"a", 1), 0));
+    }
+    #[test]
+    fn a_request_that_no_limit_counts_is_settled_once() {
+        let mut part = Unsettled::new(2);
+        assert!(part.remember(decided(2), None, 0));
+        let mut forget = |now| part.forget(request(2), now, |_| true, |_| panic!());
+        assert_eq!(forget(1), Some(decided(2)));
+        assert_eq!(forget(1), None);
+        assert!(part.remember(decided(2), None, 0));
+        assert_eq!(part.forget(request(2), KEPT + 1, |_| true, |_| ()), None);
     }
 }

@@ -109,6 +109,7 @@ pub fn decide_by<'m, F: Form>(
     decision.charge.route = required.route;
     decision.charge.spend = request.spend;
     decision.charge.weights = request.weights.weights(required.weight());
+    decision.charge.can_settle = request.weights.are_told();
     decision.charge.subject = request.subject;
     decision.verdict(memory, sought)
 }

@@ -86,6 +86,7 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
         spend: arguments::spend(call, 4)?,
         weights: weights.weights(required.weight()),
         subject: arguments::subject(call, 14)?,
+        ..Charge::default()
     };
     let is_public = required.route.is_some_and(|route| route.is_public);
     let asked = Asked { reader: &reader, policy: &policy, keyspace, demand, charge, needs };

@@ -4,10 +4,13 @@
 //! that spends takes the same order. Both are read as they are now, at any isolation level.
 
 use super::arguments;
+use crate::catalog::policy::UsageLog;
 use crate::catalog::tables::Table;
 use crate::catalog::{Catalog, access, columns};
 use crate::decide::credits::{self, Purse, can_write};
-use crate::{limit, settings};
+use crate::{limit, settings, usage};
+use keysmith_core::event::MOST_SPEND;
+use keysmith_core::request_id;
 use pg::call::{Call, sql_functions};
 use pg::clock::{self, DAY};
 use pg::error::{Code, Error, Result};
@@ -38,9 +41,14 @@ fn settle(call: &Call) -> Result<Option<Datum>> {
         None => false,
     };
     // This comes last, as rolling back does not undo it.
-    let is_counted = has_weights
-        && limit::unsettled::settle(&request_id, access::decidable(&catalog).as_deref(), &used);
-    Ok(Some(Datum::from(is_charged || is_counted)))
+    let counted = has_weights.then(|| {
+        limit::unsettled::settle(&request_id, access::decidable(&catalog).as_deref(), &used)
+    });
+    let counted = counted.flatten();
+    if counted.is_some_and(|request| request.is_recorded) {
+        usage::used(&request_id, &used);
+    }
+    Ok(Some(Datum::from(is_charged || counted.is_some())))
 }
 
 fn settle_credits(catalog: &Catalog, request_id: &[u8; 16], cost: i64) -> Result<bool> {
@@ -69,6 +77,7 @@ fn settle_credits(catalog: &Catalog, request_id: &[u8; 16], cost: i64) -> Result
     let Some(charge) = locked(catalog.tables.charge, by_id, deadline, read)? else {
         return Ok(false);
     };
+    let usage_log = catalog.policy(&charge.keyspace)?.usage_log;
     catalog.as_owner(|| {
         credits::change(
             saved!(
@@ -80,16 +89,47 @@ fn settle_credits(catalog: &Catalog, request_id: &[u8; 16], cost: i64) -> Result
         // It gives back no more than was spent, as nothing costs less than 0.
         let amount = charge.spend.saturating_sub(cost);
         match purse {
-            Some(purse) if amount != 0 => purse.changed_by(amount).store(),
-            _ => Ok(()),
+            Some(purse) if amount != 0 => purse.changed_by(amount).store()?,
+            _ => {}
         }
+        match usage_log {
+            UsageLog::Everything => usage::settled(request_id, cost),
+            UsageLog::Totals => count(request_id, &charge, cost)?,
+            UsageLog::Refusals | UsageLog::Nothing => {}
+        }
+        Ok(())
     })?;
     Ok(true)
+}
+
+/// Adds the difference to the totals of the hour in which the request was decided, where nothing else has
+/// a record of it.
+fn count(request_id: &[u8; 16], charge: &Charge, cost: i64) -> Result<()> {
+    let difference = cost.min(MOST_SPEND) - charge.spend.min(MOST_SPEND);
+    if difference == 0 {
+        return Ok(());
+    }
+    let at = request_id::moment(request_id).unwrap_or(charge.at);
+    credits::change(
+        saved!(
+            "INSERT INTO keysmith_private.usage_delta (
+                 period, tenant_id, key_id, environment, status, outcome, requests, refused, timed,
+                 latency, spend)
+             SELECT pg_catalog.date_trunc('hour', $2, 'UTC'), k.tenant_id, k.key_id, k.environment,
+                    200, 'ok', 0, 0, 0, '0', $3
+             FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
+             WHERE k.key_id = $1"
+        ),
+        &[Param::uuid(&charge.key_id), Param::timestamp(Some(at)), Param::bigint(Some(difference))],
+    )
 }
 
 /// A charge that can be settled.
 struct Charge {
     credit_id: [u8; 16],
+    key_id: [u8; 16],
+    keyspace: Box<[u8]>,
+    at: i64,
     spend: i64,
 }
 
@@ -99,12 +139,19 @@ impl Charge {
     fn read(catalog: &Catalog, row: &Row) -> Option<Charge> {
         use columns::charge as column;
         let is_settled = row.timestamp(column::settled_at).is_some();
-        let is_old = row.timestamp(column::at)? < clock::now().saturating_sub(DAY);
+        let at = row.timestamp(column::at)?;
+        let is_old = at < clock::now().saturating_sub(DAY);
         let keyspace = row.bytes(column::keyspace)?;
         if is_settled || is_old || !access::may_decide(catalog, keyspace) {
             return None;
         }
-        Some(Charge { credit_id: row.uuid(column::credit_id)?, spend: row.bigint(column::spend)? })
+        Some(Charge {
+            credit_id: row.uuid(column::credit_id)?,
+            key_id: row.uuid(column::key_id)?,
+            keyspace: keyspace.into(),
+            at,
+            spend: row.bigint(column::spend)?,
+        })
     }
 }
 

@@ -73,6 +73,7 @@ fn one<'c, F: Form>(call: &'c Call, presented: Presented) -> Result<Verdict<'c, 
     decision.signs_in = call.boolean(position::SIGN_IN, "sign_in")?;
     decision.charge.spend = arguments::spend(call, position::SPEND)?;
     decision.charge.weights = weights.weights(1);
+    decision.charge.can_settle = weights.are_told();
     decision.charge.subject = arguments::subject(call, position::SUBJECT)?;
     decision.verdict(call.memory(), sought)
 }

@@ -48,6 +48,18 @@ pub enum UsageLog {
     Nothing,
 }
 
+impl UsageLog {
+    /// Whether a request with this outcome is recorded.
+    #[inline]
+    pub fn has(self, reason: Reason) -> bool {
+        match self {
+            UsageLog::Everything | UsageLog::Totals => true,
+            UsageLog::Refusals => reason != Reason::Ok,
+            UsageLog::Nothing => false,
+        }
+    }
+}
+
 /// The prefix of keys of a kind and an environment.
 pub struct Prefix {
     pub kind: String,

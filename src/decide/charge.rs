@@ -19,6 +19,8 @@ pub struct Charge<'a> {
     pub weights: Weights<'a>,
     /// For whom the application makes the request.
     pub subject: Option<&'a [u8]>,
+    /// Whether `settle` may say what it used, since the application has told its weights.
+    pub can_settle: bool,
     /// How many credits it costs.
     pub spend: i64,
     pub route: Option<&'a Route>,
@@ -48,7 +50,7 @@ impl<'c> Charge<'c> {
         request: &Identified,
     ) -> Result<(Reason, Standing<'a>)> {
         let is_limited = limits::apply(policy, account, self.route);
-        if !is_limited && self.spend == 0 {
+        if !is_limited && self.spend == 0 && !self.can_settle {
             return Ok((Reason::Ok, Standing::default()));
         }
         let counted = is_limited.then(|| self.counted(request.address));
@@ -92,8 +94,9 @@ impl<'c> Charge<'c> {
             }
             Spending::Unwritable | Spending::Held => Reason::CreditsUnavailable,
         };
-        if reason == Reason::Ok && !self.weights.others.is_empty() && !taken.rates().is_empty() {
-            limit::unsettled::remember(request_id, account.keyspace, taken.rates());
+        if reason == Reason::Ok && self.can_settle {
+            let is_recorded = policy.usage_log.has(reason);
+            limit::unsettled::remember(request_id, account.keyspace, taken.rates(), is_recorded);
         }
         if reason != Reason::Ok && standing.limit.is_some() {
             limit::give_back(&taken);

@@ -1,11 +1,11 @@
-//! What requests took from limits, until `settle` says what they used. It is in shared memory, and ends
-//! with the server.
+//! Requests with weights and what they took from limits, until `settle` says what they used. It is in
+//! shared memory, and ends with the server.
 
 use super::table::{BucketTable, now};
 use super::{Claim, hasher};
 use crate::settings;
 use keysmith_core::policy::weights::Asked;
-use keysmith_core::unsettled::{PLACES, Request, Taken, Unsettled};
+use keysmith_core::unsettled::{Decided, PLACES, Request, Taken, Unsettled};
 use pg::error::Result;
 use pg::server;
 use pg::shmem::{Guarded, Region, shareable};
@@ -18,7 +18,7 @@ pub static REGION: Region<Lost, Guarded<Unsettled>> = Region::new(c"keysmith uns
 shareable! {
     /// The head of the region, before the parts.
     pub struct Lost {
-        /// Takings that were forgotten for others, although they could still be settled.
+        /// Places that were taken by others, although their requests could still be settled.
         count: AtomicU64,
     }
 }
@@ -61,37 +61,42 @@ fn part_of(request: Request) -> Option<(&'static Lost, &'static Guarded<Unsettle
     Some((lost, parts.get(usize::try_from(n).ok()?)?))
 }
 
-/// Remembers what a request took.
+/// Remembers a request, and what it took. `is_recorded` says whether usage has a record of it.
 #[cold]
-pub fn remember(request_id: &[u8; 16], keyspace: &[u8], claims: &[Claim]) {
+pub fn remember(request_id: &[u8; 16], keyspace: &[u8], claims: &[Claim], is_recorded: bool) {
     let request = request(request_id);
     let (Some(keyspace), Some((lost, part))) = (hash_of(keyspace), part_of(request)) else {
         return;
     };
+    let decided = Decided { request, keyspace, is_recorded };
     let mut part = part.write();
-    for claim in claims {
-        if !part.remember(request, keyspace, Taken::of(claim), now()) {
+    let mut remember = |taken| {
+        if !part.remember(decided, taken, now()) {
             lost.count.fetch_add(1, Relaxed);
         }
+    };
+    if claims.is_empty() {
+        remember(None);
     }
+    claims.iter().for_each(|claim| remember(Some(Taken::of(claim))));
 }
 
 /// Charges what a request used beyond what it took, or gives back what it did not use, in each unit that
-/// is named. `keyspaces` are those that the caller may decide about; `None` for all. False if nothing is
-/// known of the request.
-pub fn settle(request_id: &[u8; 16], keyspaces: Option<&[Box<[u8]>]>, used: &Asked) -> bool {
+/// is named. `keyspaces` are those that the caller may decide about; `None` for all. Returns `None` if nothing
+/// is known of the request.
+pub fn settle(
+    request_id: &[u8; 16],
+    keyspaces: Option<&[Box<[u8]>]>,
+    used: &Asked,
+) -> Option<Decided> {
     let request = request(request_id);
-    let (Some(table), Some((_, part))) = (BucketTable::shared(), part_of(request)) else {
-        return false;
-    };
+    let (table, (_, part)) = (BucketTable::shared()?, part_of(request)?);
     let theirs: Option<Vec<u128>> = keyspaces
         .map(|keyspaces| keyspaces.iter().filter_map(|keyspace| hash_of(keyspace)).collect());
     let is_theirs = |hash| theirs.as_ref().is_none_or(|theirs| theirs.contains(&hash));
     // No memory is asked for while sessions wait for the lock.
     let mut known = Vec::with_capacity(PLACES);
-    if !part.write().forget(request, now(), is_theirs, |taken| known.push(taken)) {
-        return false;
-    }
+    let decided = part.write().forget(request, now(), is_theirs, |taken| known.push(taken))?;
     let claims: Vec<Claim> = known.iter().map(Taken::claim).collect();
     for claim in each_unit(&claims) {
         if let Some(used) = used.given(claim.unit) {
@@ -99,7 +104,7 @@ pub fn settle(request_id: &[u8; 16], keyspaces: Option<&[Box<[u8]>]>, used: &Ask
             table.lock(&claims).settle(now(), claim.unit, difference);
         }
     }
-    true
+    Some(decided)
 }
 
 /// A claim of each unit: all claims of a request have the same weight in it.

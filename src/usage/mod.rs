@@ -19,6 +19,5 @@ pub mod worker;
 
 pub use record::{Request, decided, signed_in, unknown, unrecorded};
 pub use session::decisions::count;
-// For settle.
-#[allow(unused_imports)]
-pub use session::log_request::settled;
+pub use session::log_request::used;
+pub use session::settled::note as settled;

@@ -36,17 +36,13 @@ pub fn decided(
     reason: Reason,
     verdict: &Verdict<'_, impl Form>,
 ) {
-    let is_noted = match policy.usage_log {
-        UsageLog::Everything | UsageLog::Totals => true,
-        UsageLog::Refusals => reason != Reason::Ok,
-        UsageLog::Nothing => false,
-    };
-    if !is_noted {
+    if !policy.usage_log.has(reason) {
         return pending::hand_on();
     }
     let (mut method_room, mut endpoint_room, mut weights_room) =
         (Vec::new(), Vec::new(), Vec::new());
-    let spend = (reason == Reason::Ok && request.spend > 0).then_some(request.spend);
+    let spend =
+        (reason == Reason::Ok && request.spend > 0).then_some(request.spend.min(event::MOST_SPEND));
     let record = Record::Event(Event {
         at: request.at,
         request_id: verdict.request_id,
@@ -153,22 +149,17 @@ fn learned<'a>(
     }
 }
 
-/// What a request counts for, unless that is one call.
+/// The weights of a request as a list; `None` for one call. One call among other units is left out.
 #[inline]
 fn weights<'a>(weights: &Weights, room: &'a mut Vec<u8>) -> Option<&'a [u8]> {
     if *weights == Weights::ONE_CALL {
         return None;
     }
-    put_weights(weights, room);
-    Some(room)
-}
-
-/// Adds weights to a list. One call is left out.
-pub fn put_weights(weights: &Weights, room: &mut Vec<u8>) {
     if weights.calls != 1 {
         lists::put_unit(room, CALLS, weights.calls);
     }
     weights.others.iter().for_each(|other| lists::put_unit(room, other.unit, other.weight));
+    Some(room)
 }
 
 /// A text, cut between characters if it is too long to be recorded.

@@ -49,6 +49,8 @@ impl Default for Weights<'_> {
 pub struct Asked<'a> {
     calls: Option<u32>,
     others: Option<Others<'a>>,
+    /// Whether units were added.
+    has_units: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +63,7 @@ impl<'a> Asked<'a> {
     /// The weight in calls, if it is given by itself.
     #[inline]
     pub fn new(calls: Option<u32>) -> Asked<'a> {
-        Asked { calls, others: None }
+        Asked { calls, others: None, has_units: false }
     }
 
     /// Adds a unit, which is there once. `weight` is `None` if it is no number that the unit may
@@ -72,6 +74,7 @@ impl<'a> Asked<'a> {
         }
         let weight = weight.and_then(|weight| u32::try_from(weight).ok());
         let weight = weight.filter(|weight| *weight <= MAX_WEIGHT).ok_or(WEIGHT_RULE)?;
+        self.has_units = true;
         if unit == CALLS {
             return match self.calls.replace(weight) {
                 None => Ok(()),
@@ -95,6 +98,19 @@ impl<'a> Asked<'a> {
                 others.find(|other| other.unit == unit).map(|other| other.weight)
             }
         }
+    }
+
+    /// The units that were added, each with its weight. A weight in calls is one if it is given.
+    pub fn all_given(&self) -> impl Iterator<Item = Weight<'a>> {
+        let calls = self.calls.map(|weight| Weight { unit: CALLS, weight });
+        let others = self.others.iter().flat_map(|others| others.weights.iter().take(others.count));
+        calls.into_iter().chain(others.copied())
+    }
+
+    /// Whether units were added that make the request count for something else than one call.
+    #[inline]
+    pub fn are_told(&self) -> bool {
+        self.has_units && self.weights(1) != Weights::ONE_CALL
     }
 
     /// The weights of the request, if it counts for so many calls unless the caller says otherwise.
@@ -165,6 +181,18 @@ mod tests {
         for bad in [None, Some(u64::from(MAX_WEIGHT) + 1), Some(1 << 32), Some(u64::MAX)] {
             assert_eq!(add(bad), Err(WEIGHT_RULE), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_is_told_is_more_than_a_weight_in_calls() {
+        let told = |weight, unit: &'static [u8], n| {
+            let mut asked = Asked::new(weight);
+            asked.add(unit, Some(n)).unwrap();
+            asked.are_told()
+        };
+        assert!(!Asked::new(Some(5)).are_told() && !Asked::default().are_told());
+        assert!(told(None, CALLS, 5) && !told(None, CALLS, 1));
+        assert!(told(Some(1), b"tokens", 0) && told(None, b"tokens", 9));
     }
 
     proptest! {

@@ -403,7 +403,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,credit,charge,audit_entry,audit_content}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,credit,charge,credit_event,credit_event_id_seq,audit_entry,audit_content}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;

@@ -39,6 +39,17 @@ COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The number of the re
 COMMENT ON COLUMN keysmith_private.usage_event.status IS 'The HTTP status of the verdict, or the one that log_request gave';
 COMMENT ON COLUMN keysmith_private.usage_event.outcome IS 'The reason of the verdict; ok for an accepted request';
 
+-- As the library merges those of a record that waits: see core/src/lists.rs.
+CREATE FUNCTION keysmith_private.merged_units(list jsonb, replacing jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT replacing || coalesce(jsonb_object_agg(key, value), '{}')
+    FROM (SELECT key, value FROM jsonb_each(list) WHERE NOT replacing ? key
+          ORDER BY length(key), key COLLATE "C"
+          LIMIT greatest(9 - (SELECT count(*) FROM jsonb_object_keys(replacing)), 0)) AS kept
+$$;
+COMMENT ON FUNCTION keysmith_private.merged_units(jsonb, jsonb) IS
+'Weights, with others in place of those of the same units; the first nine units are kept';
+
 CREATE SEQUENCE keysmith_private.usage_sequence;
 COMMENT ON SEQUENCE keysmith_private.usage_sequence IS 'Numbers of the rows that transactions write themselves';
 

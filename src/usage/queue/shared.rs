@@ -108,6 +108,8 @@ shareable! {
         pub quarantined_in_a_row: u32,
         pub last_error: [u8; MOST_ERROR],
         pub last_error_at: i64,
+        /// When it warned of a chain of the audit that can't be extended; 0 if it did not.
+        pub warned_at: i64,
     }
 }
 
@@ -136,6 +138,7 @@ impl Database {
                 quarantined_in_a_row: 0,
                 last_error: [0; MOST_ERROR],
                 last_error_at: 0,
+                warned_at: 0,
             },
             unknown: Unknown::new(),
             samples: Samples::new(),

@@ -1,10 +1,10 @@
 //! `log_request`: what the application learns of a request after the decision.
 
-use crate::usage::record::{self, cut};
+use crate::usage::record::cut;
 use crate::usage::session::pending;
 use crate::usage::session::write_through;
 use keysmith_core::event::{self, Learned, Record};
-use keysmith_core::policy::weights::Weights;
+use keysmith_core::policy::weights::Asked;
 use keysmith_core::{lists, request_id};
 use pg::call::{Bytes, Call, sql_functions};
 use pg::clock::{DAY, now};
@@ -81,16 +81,16 @@ fn tags<'a>(call: &Call, n: usize, room: &'a mut Vec<u8>) -> Result<Option<&'a [
 
 const TOO_LONG: &str = "must not take more than 1000 bytes";
 
-/// Notes what a request cost after all. Its weights replace those of the same units.
-#[allow(dead_code)]
-pub fn settled(request_id: &[u8; 16], spend: Option<i64>, weights: Option<&Weights>) -> bool {
+/// Notes what a request used after all. These weights replace those of the same units.
+pub fn used(request_id: &[u8; 16], weights: &Asked) {
     let mut room = Vec::new();
-    if let Some(weights) = weights {
-        record::put_weights(weights, &mut room);
-    }
-    let weights = weights.map(|_| &room[..]);
-    let told = Learned { spend, weights, ..Learned::default() };
-    pending::amend(Some(request_id), told) || amend_later(*request_id, told)
+    weights.all_given().for_each(|used| lists::put_unit(&mut room, used.unit, used.weight));
+    let _ = amend(
+        Some(*request_id),
+        Learned { weights: Some(&room), ..Learned::default() },
+        None,
+        None,
+    );
 }
 
 /// Amends the record of a request: without an id, that of the last one. False if there is no such

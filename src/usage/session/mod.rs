@@ -5,6 +5,7 @@ pub mod decisions;
 pub mod log_request;
 pub mod overflow;
 pub mod pending;
+pub mod settled;
 pub mod unstored;
 pub mod worker_slot;
 pub mod write_through;

@@ -221,7 +221,7 @@ fn insert(events: &[&(i64, Event)], numbers: Numbers) -> Result<usize> {
 /// Amends rows that are stored already. Returns the request ids that found no row, or one that
 /// another transaction has locked. One statement looks for all, in the partitions of the days that
 /// the ids can be of.
-fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>> {
+pub fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>> {
     let mut unmatched: HashSet<[u8; 16]> = told.keys().copied().collect();
     if told.is_empty() {
         return Ok(unmatched);
@@ -255,7 +255,8 @@ fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>>
          UPDATE keysmith_private.usage_event AS e
          SET status = coalesce(f.status, e.status), latency = coalesce(f.latency, e.latency),
              method = coalesce(f.method, e.method), endpoint = coalesce(f.endpoint, e.endpoint),
-             spend = coalesce(f.spend, e.spend), weights = coalesce(e.weights || f.weights, f.weights, e.weights),
+             spend = coalesce(f.spend, e.spend), weights = CASE WHEN f.weights IS NULL THEN e.weights
+                       ELSE keysmith_private.merged_units(e.weights, f.weights) END,
              tags = CASE WHEN EXISTS (SELECT FROM keysmith_private.tenant t
                                       WHERE t.tenant_id = e.tenant_id AND t.erased_at IS NOT NULL)
                     THEN e.tags ELSE coalesce(f.tags, e.tags) END
