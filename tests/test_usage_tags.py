@@ -164,3 +164,20 @@ def test_a_changed_table_of_deltas_stops_the_fast_path_only(tagged):
                CREATE TRIGGER nothing BEFORE INSERT ON keysmith_private.usage_tag_delta FOR EACH ROW EXECUTE FUNCTION nothing()""")
     decide(db, db.key, {"model": "small"})
     assert totals(db) == [("model", "small", 1, 0)]
+
+
+def test_requests_without_rows_are_counted(tagged):
+    """Their totals by tag have them as they were when they were stored."""
+    db = tagged
+    db.call("alter_keyspace", "default", Jsonb({"usage_log": "totals"}))
+    requests = [decide(db, db.key, {"model": "small", "trace": "x"}, spend=2) for _ in range(20)]
+    db.call("flush_usage")
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_event") < 20
+    expected = [("model", "small", 20, 40)]
+    assert db.rows(TOTALS) == expected
+    db.call("alter_keyspace", "default", Jsonb({"usage_tags": None}))
+    db.one("log_request", 201, request_id=requests[-1].request_id)
+    db.call("flush_usage")
+    assert db.rows(TOTALS) == expected
+    db.rows("SELECT keysmith_private.usage_fold()")
+    assert db.rows(TOTALS) == expected

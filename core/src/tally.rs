@@ -36,10 +36,12 @@ pub struct Counts {
     pub latency: i64,
     /// The time of the last accepted request.
     pub used_at: Option<i64>,
-    /// The time of the oldest request.
+    /// The time of the oldest request with a row.
     pub changed_from: Option<i64>,
     /// The sum of the credits.
     pub spend: i64,
+    /// The number of requests without a row.
+    pub gone: i64,
 }
 
 /// A unit of accepted requests. Calls are no such unit: requests are counted.
@@ -80,6 +82,15 @@ pub struct Tally<'a> {
 impl<'a> Tally<'a> {
     /// Counts a request. `now` bounds the time of last use, because a clock may have been ahead.
     pub fn add(&mut self, event: &Event<'a>, now: i64) {
+        self.count(event, 1, now);
+    }
+
+    /// Takes back a request that was counted before. The key was used all the same.
+    pub fn take_back(&mut self, event: &Event<'a>) {
+        self.count(event, -1, i64::MIN);
+    }
+
+    fn count(&mut self, event: &Event<'a>, sign: i64, now: i64) {
         let learned = &event.learned;
         let group = Group {
             tenant_id: event.tenant_id,
@@ -91,7 +102,7 @@ impl<'a> Tally<'a> {
             period: event.at.saturating_sub(event.at.rem_euclid(HOUR)),
             environment: event.environment,
         };
-        self.groups.entry(group).or_default().add(event, now);
+        self.groups.entry(group).or_default().count(event, sign, now);
         let weights = learned.weights.filter(|_| event.outcome == ACCEPTED);
         for (unit, amount) in lists::units(weights.unwrap_or_default()) {
             if unit != CALLS {
@@ -103,21 +114,22 @@ impl<'a> Tally<'a> {
                     unit,
                 };
                 let sum = self.units.entry(of).or_default();
-                *sum = sum.saturating_add(i64::from(amount));
+                *sum = sum.saturating_add(sign * i64::from(amount));
             }
         }
         if let (Some(names), Some(tags)) = (event.counted_tags, learned.tags) {
-            self.add_tags(event, names, tags);
+            self.count_tags(event, sign, names, tags);
         }
         let method = learned.method.unwrap_or_default();
         let endpoint = learned.endpoint.unwrap_or_default();
         if !method.is_empty() || !endpoint.is_empty() {
             let group = Group { of: Of::Endpoint { method, endpoint }, ..group };
-            self.groups.entry(group).or_default().add(event, now);
+            self.groups.entry(group).or_default().count(event, sign, now);
         }
     }
 
-    fn add_tags(&mut self, event: &Event<'a>, names: &'a [u8], tags: &'a [u8]) {
+    fn count_tags(&mut self, event: &Event<'a>, sign: i64, names: &'a [u8], tags: &'a [u8]) {
+        let spend = event.learned.spend.unwrap_or_default();
         for tag in names.split(|byte| *byte == b',') {
             if let Some(value) = lists::value(tags, tag) {
                 let of = Tag {
@@ -128,53 +140,60 @@ impl<'a> Tally<'a> {
                     value,
                 };
                 let counts = self.tags.entry(of).or_default();
-                counts.requests += 1;
-                counts.spend = counts.spend.saturating_add(event.learned.spend.unwrap_or_default());
+                counts.requests += sign;
+                counts.spend = counts.spend.saturating_add(sign * spend);
             }
         }
     }
 
     /// All values of tags, which are no longer in the tally.
     pub fn take_tags(&mut self) -> Vec<(Tag<'a>, TagCounts)> {
-        let mut tags: Vec<_> = self.tags.drain().collect();
+        let is_some = |(_, counts): &(_, TagCounts)| *counts != TagCounts::default();
+        let mut tags: Vec<_> = self.tags.drain().filter(is_some).collect();
         tags.sort_unstable();
         tags
     }
 
     /// All units, which are no longer in the tally.
     pub fn take_units(&mut self) -> Vec<(Unit<'a>, i64)> {
-        let mut units: Vec<_> = self.units.drain().collect();
+        let mut units: Vec<_> = self.units.drain().filter(|(_, amount)| *amount != 0).collect();
         units.sort_unstable();
         units
     }
 
-    /// All groups. Those of a tenant and of a key follow one another.
+    /// All groups that change anything. Those of a tenant and of a key follow one another.
     pub fn into_sorted(self) -> Vec<(Group<'a>, Counts)> {
-        let mut groups: Vec<_> = self.groups.into_iter().collect();
+        let changes = |(_, counts): &(_, Counts)| *counts != Counts::default();
+        let mut groups: Vec<_> = self.groups.into_iter().filter(changes).collect();
         groups.sort_unstable_by_key(|(group, _)| *group);
         groups
     }
 }
 
 impl Counts {
-    fn add(&mut self, event: &Event, now: i64) {
-        let is_let_in = event.outcome == b"ok";
-        self.requests += 1;
-        self.spend = self.spend.saturating_add(event.learned.spend.unwrap_or_default());
-        self.refused += i64::from(!is_let_in);
+    fn count(&mut self, event: &Event, sign: i64, now: i64) {
+        let is_let_in = event.outcome == ACCEPTED;
+        self.requests += sign;
+        let spend = event.learned.spend.unwrap_or_default();
+        self.spend = self.spend.saturating_add(sign.saturating_mul(spend));
+        self.refused += if is_let_in { 0 } else { sign };
         if let Some(latency) = event.learned.latency {
-            self.timed += 1;
+            self.timed += sign;
             if latency >= DAY {
-                self.latency_days = self.latency_days.saturating_add(1);
+                self.latency_days = self.latency_days.saturating_add(sign as i32);
             } else {
-                self.latency = self.latency.saturating_add(latency.max(0));
+                self.latency = self.latency.saturating_add(sign * latency.max(0));
             }
         }
-        if is_let_in {
+        if is_let_in && sign > 0 {
             self.used_at = self.used_at.max(Some(event.at.min(now)));
         }
-        let oldest = self.changed_from.map_or(event.at, |oldest| oldest.min(event.at));
-        self.changed_from = Some(oldest);
+        if event.is_counted_only {
+            self.gone += sign;
+        } else {
+            let oldest = self.changed_from.map_or(event.at, |oldest| oldest.min(event.at));
+            self.changed_from = Some(oldest);
+        }
     }
 }
 
@@ -202,7 +221,7 @@ mod tests {
             status in proptest::option::of(200..203), outcome in 0usize..3,
             method in 0usize..3, endpoint in 0usize..3,
             latency in proptest::option::of(prop_oneof![-5..100i64, any::<i64>()]),
-            spend in proptest::option::of(0..9i64), weights in 0usize..3, tags in 0usize..3,
+            spend in proptest::option::of(0..9i64), weights in 0usize..3, tags in 0usize..3, is_counted_only in any::<bool>(),
             counted in proptest::option::of(prop_oneof![Just(&b"model"[..]), Just(&b"other,team"[..])]),
         ) -> Event<'static> {
             Event {
@@ -211,6 +230,7 @@ mod tests {
                 tenant_id: [key / 2; 16],
                 environment: b"live",
                 outcome: OUTCOMES[outcome],
+                is_counted_only,
                 learned: Learned {
                     spend, weights: WEIGHTS[weights], status, latency, method: TEXTS[method], endpoint: TEXTS[endpoint], tags: TAGS[tags],
                 },
@@ -299,9 +319,43 @@ mod tests {
                 prop_assert_eq!(counts.timed, latencies().count() as i64);
                 prop_assert_eq!(sum, latencies().map(|l| i128::from(l.clamp(0, DAY))).sum::<i128>());
                 prop_assert_eq!(counts.used_at, let_in().map(|event| event.at.min(now)).max());
-                prop_assert_eq!(counts.changed_from, own.iter().map(|event| event.at).min());
+                let with_rows = || own.iter().filter(|event| !event.is_counted_only);
+                prop_assert_eq!(counts.gone, own.len() as i64 - with_rows().count() as i64);
+                prop_assert_eq!(counts.changed_from, with_rows().map(|event| event.at).min());
             }
             prop_assert!(groups.is_sorted_by(|(one, _), (other, _)| one < other));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_back_and_counted_anew_leaves_the_difference(
+            events in proptest::collection::vec(event(), 1..20), n in any::<prop::sample::Index>(),
+            status in 500..503, latency in proptest::option::of(0..2 * DAY),
+        ) {
+            let counted = |event: &Event<'static>| Event { is_counted_only: true, ..*event };
+            let mut events: Vec<_> = events.iter().map(counted).collect();
+            let before = *n.get(&events);
+            let learned = Learned { status: Some(status), latency, weights: WEIGHTS[1], ..before.learned };
+            let after = Event { learned, ..before };
+            let mut changed = Tally::default();
+            events.iter().for_each(|event| changed.add(event, 0));
+            changed.take_back(&before);
+            changed.add(&after, 0);
+            if let Some(place) = events.iter_mut().find(|event| **event == before) {
+                *place = after;
+            }
+            let mut anew = Tally::default();
+            events.iter().for_each(|event| anew.add(event, 0));
+            prop_assert_eq!(changed.take_units(), anew.take_units());
+            // A group from which all was taken may keep its time of last use.
+            let known = |tally: Tally<'static>| {
+                let mut groups = tally.into_sorted();
+                groups.iter_mut().for_each(|(_, counts)| counts.used_at = None);
+                groups.retain(|(_, counts)| *counts != Counts::default());
+                groups
+            };
+            prop_assert_eq!(known(changed), known(anew));
         }
     }
 

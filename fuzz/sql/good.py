@@ -32,7 +32,7 @@ GOOD = {
     "alter_tenant.changes": ["""'{"plan": "pro"}'""", """'{"credits": {"refill": 10, "every": "day"}}'""", """'{"limits": [], "metadata": {}}'""",
                              """'{"credits": {"balance": 5}}'""", """'{"credits": {"low": 3}}'""", """'{"allowlist": ["10.0.0.0/8"]}'""", """'{"allowlist": null, "scopes": ["a:b"]}'""",
                              """'{"scopes": null}'"""],
-    "alter_keyspace.changes": ["""'{"label_length": 50}'""", f"""'{{"codes": {CODES}}}'""", f"""'{{"display": {DISPLAY}}}'""", """'{"usage_log": "refusals"}'""", """'{"max_idle": "1 hour"}'""",
+    "alter_keyspace.changes": ["""'{"label_length": 50}'""", f"""'{{"codes": {CODES}}}'""", f"""'{{"display": {DISPLAY}}}'""", """'{"usage_log": "refusals"}'""", """'{"usage_log": "totals"}'""", """'{"max_idle": "1 hour"}'""",
                                """'{"max_active_keys": 50, "at_max": "replace"}'""", f"""'{{"plan_features": {FEATURES}}}'""", """'{"schemes": ["bearer"]}'""", """'{"issuer": "https://api.example.com"}'""", """'{"expiring_notice": "1 hour"}'""", """'{"usage_tags": ["model"]}'"""],
     "method": ["'GET'", "'POST'", "'DELETE'", "'PATCH'", "'HEAD'"], "operation": ["'mint'", "'list_keys'", "'show_key'", "'revoke'", "'alter_key'", "'whoami'", "'rotate'", "'derive_token'", "'jwks'"],
     "define_endpoint.pattern": ["'/v1/keys'", "'/v1/keys/{id}'", "'/v1/me'"], "define_endpoint.status": ["NULL", "200", "204"],

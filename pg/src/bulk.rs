@@ -274,6 +274,7 @@ impl Target {
         places: &[ItemPointerData],
     ) {
         let columns: Vec<usize> = index.columns().iter().map(|n| *n as usize - 1).collect();
+        let is_uuid = columns.first().is_some_and(|column| is_uuid(types, *column));
         // SAFETY: the index is open, so its relcache entry and `IndexInfo` are valid.
         let check = if unsafe { (*(*index.relation).rd_index).indisunique } {
             pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
@@ -282,15 +283,20 @@ impl Target {
         };
         let mut values = [Datum::null(); MOST_INDEX_COLUMNS];
         let mut nulls = [true; MOST_INDEX_COLUMNS];
-        for n in order(types, rows, columns.first().copied()) {
+        for Ordered { leading, n } in order(types, rows, columns.first().copied()) {
             let (Some(row), Some(place)) = (rows.get(n), places.get(n)) else { continue };
             for ((value, null), column) in values.iter_mut().zip(&mut nulls).zip(&columns) {
                 *value = row.values.get(*column).copied().unwrap_or(Datum::null());
                 *null = row.nulls.get(*column).copied().unwrap_or(true);
             }
+            // The row's own uuid is not in the processor's cache.
+            let leading = leading.to_be_bytes();
+            if let (Some(value), [false, ..], true) = (values.first_mut(), &nulls, is_uuid) {
+                *value = Datum::from(leading.as_ptr());
+            }
             let mut place = *place;
             // SAFETY: the values are those of the index's columns, and the row was inserted into
-            // the table.
+            // the table. The leading uuid lives as long as the call.
             unsafe {
                 pg_sys::index_insert(
                     index.relation,
@@ -307,15 +313,24 @@ impl Target {
     }
 }
 
-/// The numbers of the rows, sorted by the leading column of an index if that is a uuid. So
-/// neighbours in the index are inserted one after the other.
+/// A row in the order of an index.
+struct Ordered {
+    /// The leading column, if that is a uuid.
+    leading: u128,
+    /// The number of the row.
+    n: usize,
+}
+
+/// The rows, sorted by the leading column of an index if that is a uuid. So neighbours in the index
+/// are inserted one after the other.
 fn order<const COLUMNS: usize>(
     types: &[Oid; COLUMNS],
     rows: &[Values<COLUMNS>],
     column: Option<usize>,
-) -> Vec<usize> {
-    let is_uuid = |column: &usize| types.get(*column) == Some(&pg_sys::UUIDOID);
-    let Some(column) = column.filter(is_uuid) else { return (0..rows.len()).collect() };
+) -> Vec<Ordered> {
+    let Some(column) = column.filter(|column| is_uuid(types, *column)) else {
+        return (0..rows.len()).map(|n| Ordered { leading: 0, n }).collect();
+    };
     let key = |row: &Values<COLUMNS>| {
         if row.nulls[column] {
             return u128::MAX;
@@ -323,8 +338,12 @@ fn order<const COLUMNS: usize>(
         // SAFETY: a uuid is a pointer to 16 bytes, which live as long as the row.
         u128::from_be_bytes(unsafe { *row.values[column].cast_mut_ptr::<[u8; 16]>() })
     };
-    let mut keyed: Vec<(u128, usize)> =
-        rows.iter().enumerate().map(|(n, row)| (key(row), n)).collect();
-    keyed.sort_unstable();
-    keyed.into_iter().map(|(_, n)| n).collect()
+    let mut ordered: Vec<Ordered> =
+        rows.iter().enumerate().map(|(n, row)| Ordered { leading: key(row), n }).collect();
+    ordered.sort_unstable_by_key(|row| (row.leading, row.n));
+    ordered
+}
+
+fn is_uuid<const COLUMNS: usize>(types: &[Oid; COLUMNS], column: usize) -> bool {
+    types.get(column) == Some(&pg_sys::UUIDOID)
 }

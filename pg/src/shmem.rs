@@ -4,7 +4,7 @@
 use crate::callback;
 use crate::direct::{LWLockAcquire, LWLockRelease};
 use crate::error::Result;
-use keysmith_core::{buckets, directory, queue, slots, unsettled};
+use keysmith_core::{buckets, directory, queue, samples, slots, unsettled};
 use pgrx::pg_sys::{self, LWLock, LWLockMode};
 use std::cell::UnsafeCell;
 use std::ffi::CStr;
@@ -29,7 +29,7 @@ are_shareable!(bool, u8, u16, u32, u64, i32, i64, usize);
 are_shareable!(atomic::AtomicI64, atomic::AtomicU32, atomic::AtomicU64);
 // These structures consist of numbers.
 are_shareable!(buckets::Part, directory::Slot, queue::Slot, queue::Pool, queue::Chain, slots::Held);
-are_shareable!(unsettled::Unsettled);
+are_shareable!(samples::Samples, unsettled::Unsettled);
 
 // SAFETY: its elements are shareable.
 unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {}

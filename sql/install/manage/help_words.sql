@@ -299,7 +299,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'limits',       'rate limits of all its keys together, as for mint'),
     ('create_keyspace', 'charges',      'the environments that spend credits; null for {live}'),
     ('create_keyspace', 'managed_by',   'which keys manage keys: any_secret, nobody, or those with a scope'),
-    ('create_keyspace', 'usage_log',    'which requests are recorded: everything, totals, refusals, nothing'),
+    ('create_keyspace', 'usage_log',    'which requests are recorded: everything, totals (counts without rows), refusals, nothing'),
     ('create_keyspace', 'usage_details', 'whether records have endpoint and address'),
     ('create_keyspace', 'error_body',   'the body of errors over HTTP: plain, problem, or a template'),
     ('create_keyspace', 'default_lifetime', 'how long a key lives that is given no expiry, such as 90 days'),

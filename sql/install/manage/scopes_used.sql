@@ -39,6 +39,8 @@ CROSS JOIN LATERAL (
           GROUP BY v.method, v.endpoint) AS e
 ) AS r
 WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
+  -- Of the others it is not known what all requests needed.
+  AND s.usage_log = 'everything'
   AND coalesce(least(k.expires_at, k.created_at + t.max_lifetime, k.created_at + s.max_lifetime) > pg_catalog.clock_timestamp(), true)
   AND r.told > 0 AND NOT g.scopes <@ r.used;
 SELECT keysmith_private.publish('overprivileged_keys', '{tenant_id,environment}');

@@ -39,7 +39,7 @@ BEGIN
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
               AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
             UNION ALL
-            SELECT date_trunc('day', d.period, 'UTC'), d.requests FROM keysmith_private.usage_delta d
+            SELECT date_trunc('day', d.period, 'UTC'), d.requests - d.gone FROM keysmith_private.usage_delta d
             WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
               AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
@@ -56,7 +56,7 @@ BEGIN
               AND (usage_page.environment IS NULL OR h.environment = usage_page.environment)
               AND h.period >= span.oldest AND h.period < span.newest + interval '24 hours'
             UNION ALL
-            SELECT d.period, d.requests FROM keysmith_private.usage_delta d, span
+            SELECT d.period, d.requests - d.gone FROM keysmith_private.usage_delta d, span
             WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
               AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)

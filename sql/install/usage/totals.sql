@@ -2,8 +2,9 @@
 -- deltas to usage_delta, which blocks nobody. usage_fold() adds them to the totals. Readers
 -- of totals add the deltas that are not folded yet, so the numbers are always exact.
 --
--- Totals are kept after the rows that they count are dropped. The column gone has the number of
--- dropped rows: the other rows can still be paged.
+-- Totals are kept after the rows that they count are dropped, and a keyspace may have its requests
+-- counted without rows. The column gone has the number of requests without a row: the others can be
+-- paged.
 
 CREATE TABLE keysmith_private.usage_hour (
     tenant_id   uuid NOT NULL,
@@ -25,7 +26,7 @@ COMMENT ON TABLE keysmith_private.usage_hour IS 'The number of requests per hour
 COMMENT ON COLUMN keysmith_private.usage_hour.timed IS 'The number of requests with a known latency';
 COMMENT ON COLUMN keysmith_private.usage_hour.latency IS 'The sum of those latencies';
 COMMENT ON COLUMN keysmith_private.usage_hour.spend IS 'The sum of the credits';
-COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'The number of requests whose rows were dropped';
+COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'The number of requests without a row: it was dropped, or they were only counted';
 
 CREATE TABLE keysmith_private.usage_day (
     LIKE keysmith_private.usage_hour INCLUDING DEFAULTS,
@@ -93,13 +94,15 @@ CREATE TABLE keysmith_private.usage_delta (
     latency      interval NOT NULL,
     used_at      timestamptz,
     changed_from timestamptz,
-    spend        bigint NOT NULL DEFAULT 0
+    spend        bigint NOT NULL DEFAULT 0,
+    gone         bigint NOT NULL DEFAULT 0
 );
 CREATE INDEX usage_delta_of_key ON keysmith_private.usage_delta (tenant_id, key_id);
 COMMENT ON TABLE keysmith_private.usage_delta IS
 'The changes since the last fold, by hour: of a key, or, if key_id is null, of an endpoint';
 COMMENT ON COLUMN keysmith_private.usage_delta.changed_from IS
 'The time of the oldest row that was added or removed; null if rows were only amended';
+COMMENT ON COLUMN keysmith_private.usage_delta.gone IS 'The number of requests that were only counted, and have no row';
 
 -- A table of its own: most requests count for nothing but a call, and then it costs nothing.
 CREATE TABLE keysmith_private.usage_unit (
@@ -347,7 +350,7 @@ BEGIN
     ), keys AS MATERIALIZED (
         SELECT tenant_id, period, key_id, environment, status, outcome,
                sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency, sum(spend) AS spend,
-               max(used_at) AS used_at, min(changed_from) AS changed_from, count(*) AS deltas
+               sum(gone) AS gone, max(used_at) AS used_at, min(changed_from) AS changed_from, count(*) AS deltas
         FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
     ), endpoints AS MATERIALIZED (
         SELECT tenant_id, period, environment, method, endpoint,
@@ -356,25 +359,27 @@ BEGIN
         FROM taken WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5
     ), hours AS (
         INSERT INTO keysmith_private.usage_hour AS u
-            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend)
-        SELECT tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend, gone)
+        SELECT tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend, gone
         FROM keys
         ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
             requests = u.requests + excluded.requests,
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency,
-            spend = u.spend + excluded.spend
+            spend = u.spend + excluded.spend,
+            gone = u.gone + excluded.gone
     ), days AS (
         INSERT INTO keysmith_private.usage_day AS u
-            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend)
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend, gone)
         SELECT tenant_id, date_trunc('day', period, 'UTC'), key_id, environment, status, outcome,
-               sum(requests), sum(timed), sum(latency), sum(spend)
+               sum(requests), sum(timed), sum(latency), sum(spend), sum(gone)
         FROM keys GROUP BY 1, 2, 3, 4, 5, 6
         ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
             requests = u.requests + excluded.requests,
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency,
-            spend = u.spend + excluded.spend
+            spend = u.spend + excluded.spend,
+            gone = u.gone + excluded.gone
     ), unit_deltas AS (
         DELETE FROM keysmith_private.usage_unit_delta RETURNING *
     ), units AS (

@@ -10,6 +10,7 @@ use crate::usage::queue::wanted_days::WantedDays;
 use crate::usage::settings;
 use keysmith_core::event::{MAX_LEN, Record};
 use keysmith_core::queue::{Batch, Chain, Pool, Slot, Wanted};
+use keysmith_core::samples::Samples;
 use pg::latch::Latch;
 use pg::locked::{Locked, LockedRegion};
 use pg::shmem::shareable;
@@ -69,6 +70,8 @@ shareable! {
         pub counters: Counters,
         pub worker: WorkerState,
         pub unknown: Unknown,
+        /// Which requests without rows left one all the same.
+        pub samples: Samples,
     }
 
     /// Since the server started.
@@ -138,6 +141,7 @@ impl Database {
                 warned_at: 0,
             },
             unknown: Unknown::new(),
+            samples: Samples::new(),
         }
     }
 }

@@ -101,7 +101,7 @@ pub fn write_if_many(mut to: impl FnMut(&[u8])) {
 fn has_partitions() -> bool {
     KEPT.with_borrow(|kept| {
         let newest = kept.iter().rev().find_map(|record| Record::decode(record));
-        partitions::missing(newest.iter()).is_empty()
+        partitions::missing(partitions::times(newest.iter())).is_empty()
     })
 }
 
@@ -179,7 +179,7 @@ fn store(kept: &[Box<[u8]>]) -> Result<u64> {
     let stored = transaction::with_snapshot(|| {
         catalog.as_owner(|| {
             insert::be_brief();
-            insert::records(&records, insert::Numbers::OfSequence)
+            insert::records(&records, insert::Numbers::OfSequence, None)
         })
     })?;
     for (_, record) in &records {

@@ -1,14 +1,15 @@
-//! Puts the worker's rows straight into the partitions of their days, and what they add to the
-//! totals into `usage_delta`, as the triggers would.
+//! Puts the worker's rows straight into the partitions of their days, and counts what they add to the
+//! totals, as the triggers would.
 //!
 //! Rows are left to an `INSERT` if the tables are not as the extension makes them: with another
 //! trigger, a disabled one, or a day without its partition.
 
-use crate::usage::store::partitions::{named, with_events};
+use crate::usage::store::deltas;
+use crate::usage::store::partitions::with_events;
 use crate::usage::store::rows;
 use keysmith_core::event::Event;
 use keysmith_core::tally::Tally;
-use pg::bulk::{can_fill, fill};
+use pg::bulk::fill;
 use pg::clock::now;
 use pg::lock::Mode;
 use pg::relation::RelationView;
@@ -25,92 +26,37 @@ const COUNTS: &CStr = c"usage_inserted";
 
 const WRITES: Mode = Mode::RowExclusive;
 
-/// Stores events. Returns those that must be inserted by a statement.
-pub fn store<'a>(events: &'a [Numbered<'a>], incarnation: i64) -> Vec<&'a Numbered<'a>> {
-    let stored = named(c"usage_delta").zip(Others::find()).and_then(|(deltas, others)| {
-        with_events(WRITES, Lock::Kept, |parent| {
-            with_table(deltas, WRITES, Lock::Kept, |deltas| {
-                let is_as_made = counts_inserts(parent)
-                    && !parent.has_rules()
-                    && !parent.has_row_security()
-                    && takes(deltas, &rows::DELTA)
-                    && with_table(others.units, WRITES, Lock::Kept, |table| {
-                        takes(table, &rows::UNIT_DELTA)
-                    })
-                    && with_table(others.tags, WRITES, Lock::Kept, |table| {
-                        takes(table, &rows::TAG_DELTA)
-                    });
-                is_as_made.then(|| put_all(parent, deltas, others, events, incarnation))
-            })
-        })
+/// Stores events, and counts them. Returns the places of those that must be inserted by a statement.
+pub fn store<'a>(events: &[Numbered<'a>], incarnation: i64, tally: &mut Tally<'a>) -> Vec<usize> {
+    let stored = with_events(WRITES, Lock::Kept, |parent| {
+        let is_as_made = counts_inserts(parent)
+            && !parent.has_rules()
+            && !parent.has_row_security()
+            && deltas::are_plain();
+        is_as_made.then(|| put_all(parent, events, incarnation, tally))
     });
-    stored.flatten().unwrap_or_else(|| events.iter().collect())
-}
-
-/// The tables of deltas that most batches add nothing to.
-#[derive(Clone, Copy)]
-struct Others {
-    units: Oid,
-    tags: Oid,
-}
-
-impl Others {
-    fn find() -> Option<Others> {
-        Some(Others { units: named(c"usage_unit_delta")?, tags: named(c"usage_tag_delta")? })
-    }
-}
-
-/// Whether a table of deltas takes rows with these columns. A trigger that somebody put on it must
-/// fire.
-fn takes<const N: usize>(table: RelationView<'_>, columns: &[Oid; N]) -> bool {
-    let fires = |trigger: &Trigger| trigger.fires && trigger.is_for_inserts();
-    !table.triggers().iter().any(fires) && can_fill(table, columns)
+    stored.flatten().unwrap_or_else(|| (0..events.len()).collect())
 }
 
 fn put_all<'a>(
     parent: RelationView<'_>,
-    deltas: RelationView<'_>,
-    others: Others,
-    events: &'a [Numbered<'a>],
+    events: &[Numbered<'a>],
     incarnation: i64,
-) -> Vec<&'a Numbered<'a>> {
-    let mut groups: BTreeMap<Option<u32>, Vec<&Numbered>> = BTreeMap::new();
-    for event in events {
-        let partition = parent.partition_at(event.1.at).map(Oid::to_u32);
-        groups.entry(partition).or_default().push(event);
+    tally: &mut Tally<'a>,
+) -> Vec<usize> {
+    let mut groups: BTreeMap<Option<u32>, Vec<usize>> = BTreeMap::new();
+    for (n, (_, event)) in events.iter().enumerate() {
+        let partition = parent.partition_at(event.at).map(Oid::to_u32);
+        groups.entry(partition).or_default().push(n);
     }
-    let mut tally = Tally::default();
     let mut left = Vec::new();
-    for (partition, events) in groups {
-        if partition.is_some_and(|oid| put(parent, oid.into(), &events, incarnation)) {
+    for (partition, places) in groups {
+        let of_partition: Vec<_> = places.iter().filter_map(|n| events.get(*n)).collect();
+        if partition.is_some_and(|oid| put(parent, oid.into(), &of_partition, incarnation)) {
             let now = now();
-            events.iter().for_each(|(_, event)| tally.add(event, now));
+            of_partition.iter().for_each(|(_, event)| tally.add(event, now));
         } else {
-            left.extend(events);
-        }
-    }
-    let (units, tags) = (tally.take_units(), tally.take_tags());
-    let groups = tally.into_sorted();
-    let rows = groups.iter().map(|(group, counts)| rows::delta(group, counts));
-    if !fill(deltas, &rows::DELTA, rows) {
-        pgrx::error!("keysmith_private.usage_delta has changed");
-    }
-    if !units.is_empty() {
-        let rows = units.iter().map(|(unit, amount)| rows::unit_delta(unit, *amount));
-        let is_filled = with_table(others.units, WRITES, Lock::Kept, |table| {
-            fill(table, &rows::UNIT_DELTA, rows)
-        });
-        if !is_filled {
-            pgrx::error!("keysmith_private.usage_unit_delta has changed");
-        }
-    }
-    if !tags.is_empty() {
-        let rows = tags.iter().map(|(tag, counts)| rows::tag_delta(tag, counts));
-        let is_filled = with_table(others.tags, WRITES, Lock::Kept, |table| {
-            fill(table, &rows::TAG_DELTA, rows)
-        });
-        if !is_filled {
-            pgrx::error!("keysmith_private.usage_tag_delta has changed");
+            left.extend(places);
         }
     }
     left

@@ -4,12 +4,16 @@
 use crate::catalog::Catalog;
 use crate::catalog::columns::tenant as column;
 use crate::usage::store::bulk_insert;
+use crate::usage::store::counted;
+use crate::usage::store::deltas;
 use crate::usage::store::partitions;
 use crate::usage::store::partitions::with_events;
 use crate::usage::store::rows;
 use crate::usage::store::totalled_tags;
+use keysmith_core::counted::Counted;
 use keysmith_core::event::{Event, Learned, Person, Record};
 use keysmith_core::request_id;
+use keysmith_core::tally::Tally;
 use pg::attempt::{Outcome, subtransaction, unless_twice};
 use pg::bulk::with_array;
 use pg::error::{Code, Error, Result};
@@ -37,10 +41,19 @@ pub struct Stored {
     pub events: usize,
     /// Request ids of amendments that found no row.
     pub unmatched: HashSet<[u8; 16]>,
+    /// Those of amendments that come too late for a request without a row.
+    pub given_up: HashSet<[u8; 16]>,
+    /// Records of requests without rows, which later reports may change.
+    pub kept: Vec<Box<[u8]>>,
 }
 
-/// Stores records, each with its number. Makes the partitions that are missing.
-pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
+/// Stores records, each with its number. Makes the partitions that are missing. `known` are requests
+/// without rows that were counted before.
+pub fn records(
+    records: &[(i64, Record)],
+    numbers: Numbers,
+    known: Option<&Counted>,
+) -> Result<Stored> {
     // An amendment comes after its event, so those of one batch meet here.
     let mut told: HashMap<[u8; 16], Learned> = HashMap::new();
     for (_, record) in records {
@@ -80,31 +93,46 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
             events.push((*sequence, event));
         }
     }
+    // Reports about requests without rows.
+    let (changes, given_up) =
+        known.map(|known| counted::changes(known, &mut told)).unwrap_or_default();
     keep_to_tenants(&mut events)?;
-    let days = partitions::missing(records.iter().map(|(_, record)| record));
+    let mut stored = Stored { events: events.len(), given_up, ..Stored::default() };
+    let mut tally = Tally::default();
+    counted::take_out(&mut events, &mut tally, known, &mut stored.kept);
+    let mut anew = counted::anew(&changes);
+    keep_to_tenants(&mut anew)?;
+    counted::count_anew(&changes, &anew, &mut tally, &mut stored.kept);
+
+    let days = partitions::missing(events.iter().map(|(_, event)| event.at));
     partitions::make(&days)?;
-    let left: Vec<_> = match numbers {
-        Numbers::OfQueue { incarnation } => bulk_insert::store(&events, incarnation),
+    let left = match numbers {
+        Numbers::OfQueue { incarnation } => bulk_insert::store(&events, incarnation, &mut tally),
         // A role that may hand over records can make them up: a request that has a row is not
         // counted twice.
         Numbers::Received { incarnation } => {
-            unless_twice(|| bulk_insert::store(&events, incarnation))
-                .unwrap_or(events.iter().collect())
+            let mut added = Tally::default();
+            let left = unless_twice(|| bulk_insert::store(&events, incarnation, &mut added));
+            if left.is_some() {
+                deltas::add(added)?;
+            }
+            left.unwrap_or_else(|| (0..events.len()).collect())
         }
-        Numbers::OfSequence => events.iter().collect(),
+        Numbers::OfSequence => (0..events.len()).collect(),
     };
-    let mut stored = events.len();
+    deltas::add(tally)?;
     if !left.is_empty() {
-        stored = stored - left.len() + insert(&left, numbers)?;
+        let left: Vec<_> = left.iter().filter_map(|n| events.get(*n)).collect();
+        stored.events = stored.events - left.len() + insert(&left, numbers)?;
     }
-    let unmatched = match numbers {
+    stored.unmatched = match numbers {
         // At the caller's isolation level the row may be out of sight.
         Numbers::OfSequence => {
             subtransaction(|| amend(&told)).unwrap_or_else(|_| told.keys().copied().collect())
         }
         Numbers::OfQueue { .. } | Numbers::Received { .. } => amend(&told)?,
     };
-    Ok(Stored { events: stored, unmatched })
+    Ok(stored)
 }
 
 /// Whether a tenant is still as it was when one of its keys was decided about.
@@ -149,7 +177,7 @@ fn keep_to_tenants(events: &mut Vec<(i64, Event)>) -> Result<()> {
 
 /// The same in a subtransaction: what fails has no effect.
 pub fn attempt(records: &[(i64, Record)], numbers: Numbers) -> Outcome<Stored> {
-    subtransaction(|| self::records(records, numbers))
+    subtransaction(|| self::records(records, numbers, None))
 }
 
 /// Runs a statement with rows of these events, as an array of the table's row type.

@@ -1,6 +1,8 @@
 //! The rows of usage, and how they are written.
 
 pub mod bulk_insert;
+pub mod counted;
+pub mod deltas;
 pub mod insert;
 pub mod partitions;
 pub mod quarantine;

@@ -40,17 +40,21 @@ fn read<T>(body: impl FnOnce(RelationView<'_>) -> T) -> Option<T> {
     with_events(Mode::AccessShare, Lock::Released, body)
 }
 
-/// The days of these records that have no partition.
-pub fn missing<'a>(records: impl Iterator<Item = &'a Record<'a>>) -> BTreeSet<i64> {
-    let at = |record: &Record| match record {
-        Record::Event(event) => Some(event.at),
-        Record::Amendment { .. } => None,
-    };
+/// The days of these times that have no partition.
+pub fn missing(times: impl Iterator<Item = i64>) -> BTreeSet<i64> {
     let days = read(|parent| {
-        let without = records.filter_map(at).filter(|at| parent.partition_at(*at).is_none());
+        let without = times.filter(|at| parent.partition_at(*at).is_none());
         without.map(|at| at.div_euclid(DAY)).collect()
     });
     days.unwrap_or_default()
+}
+
+/// When the requests of these records were.
+pub fn times<'a>(records: impl Iterator<Item = &'a Record<'a>>) -> impl Iterator<Item = i64> {
+    records.filter_map(|record| match record {
+        Record::Event(event) => Some(event.at),
+        Record::Amendment { .. } => None,
+    })
 }
 
 /// Makes the partitions of these days. Other sessions can make none until the transaction ends.
@@ -66,7 +70,7 @@ pub fn make(days: &BTreeSet<i64>) -> Result<()> {
 pub fn have_made(records: &[(i64, Record)]) -> Result<()> {
     let deadline = monotonic() + WAIT;
     while queue().is_some() {
-        let days = missing(records.iter().map(|(_, record)| record));
+        let days = missing(times(records.iter().map(|(_, record)| record)));
         let (Some(first), Some(last)) = (days.first(), days.last()) else { break };
         let Some((queue, place)) = worker_slot::find_place() else { break };
         if monotonic() > deadline {

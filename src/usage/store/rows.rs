@@ -34,7 +34,7 @@ pub const EVENT: [Oid; 21] = [
 ];
 
 /// The columns of `keysmith_private.usage_delta`.
-pub const DELTA: [Oid; 15] = [
+pub const DELTA: [Oid; 16] = [
     TIMESTAMPTZOID,
     UUIDOID,
     UUIDOID,
@@ -49,7 +49,8 @@ pub const DELTA: [Oid; 15] = [
     INTERVALOID, // requests, refused, timed, latency
     TIMESTAMPTZOID,
     TIMESTAMPTZOID, // used_at, changed_from
-    INT8OID,        // spend
+    INT8OID,
+    INT8OID, // spend, gone
 ];
 
 /// The columns of `keysmith_private.usage_unit_delta`.
@@ -125,6 +126,7 @@ pub fn delta<'a>(group: &'a Group<'a>, counts: &Counts) -> [Cell<'a>; DELTA.len(
         Cell::timestamp(counts.used_at),
         Cell::timestamp(counts.changed_from),
         Cell::bigint(Some(counts.spend)),
+        Cell::bigint(Some(counts.gone)),
     ]
 }
 

@@ -99,6 +99,10 @@ impl Worker {
                 self.note_key_ends();
                 self.note_credit_events();
             }
+            // If no other database wants the process.
+            if self.patience() > 0 && self.flusher.has_unsettled() {
+                self.busy_at = monotonic();
+            }
             if monotonic() - self.busy_at >= self.patience() && self.leave() {
                 return End::Leaves;
             }

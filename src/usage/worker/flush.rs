@@ -1,5 +1,6 @@
 //! Batches: records of the queue become rows, each once, whatever fails in between.
 
+use crate::settings::max_unsettled;
 use crate::usage::queue::Queue;
 use crate::usage::queue::unknown::Unknown;
 use crate::usage::restart::backlog;
@@ -12,10 +13,10 @@ use crate::usage::store::quarantine;
 use crate::usage::store::unknown_rows;
 use crate::usage::transaction::{Failure, Outcome, transaction};
 use crate::usage::worker::backoff::{self, Backoff};
+use keysmith_core::counted::Counted;
 use keysmith_core::event::Record;
 use pg::clock::{monotonic, now};
 use pg::spi;
-use std::collections::HashSet;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// How often a single record is tried before it is quarantined.
@@ -39,6 +40,8 @@ pub struct Flusher {
     stored_up_to: u64,
     /// When to look for a backlog; `None` once it is stored.
     backlog_at: Option<i64>,
+    /// The requests without rows that were counted here.
+    counted: Counted,
 }
 
 /// The result of a step.
@@ -61,13 +64,14 @@ struct Unmatched {
     late: Vec<Vec<u8>>,
 }
 
-fn unmatched(records: &[(i64, Record)], names: &HashSet<[u8; 16]>) -> Unmatched {
+fn unmatched(records: &[(i64, Record)], stored: &Stored) -> Unmatched {
     let mut unmatched = Unmatched { all: 0, late: Vec::new() };
     let now = now();
     for (_, record) in records {
-        if let Record::Amendment { request_id, at, .. } = record
-            && names.contains(request_id)
-        {
+        let Record::Amendment { request_id, at, .. } = record else { continue };
+        if stored.given_up.contains(request_id) {
+            unmatched.all += 1;
+        } else if stored.unmatched.contains(request_id) {
             unmatched.all += 1;
             // If the clock was set, an amendment does not wait for long.
             if now.abs_diff(*at) < LATE_FOR.unsigned_abs() && unmatched.late.len() < MOST_LATE {
@@ -91,6 +95,7 @@ impl Flusher {
             late: 0,
             stored_up_to: 0,
             backlog_at: Some(0),
+            counted: Counted::new(usize::try_from(max_unsettled()).unwrap_or_default()),
         }
     }
 
@@ -108,6 +113,11 @@ impl Flusher {
     /// The newest record that is known to be stored.
     pub fn stored_up_to(&self) -> u64 {
         self.stored_up_to
+    }
+
+    /// Whether requests were counted that may still be settled. Another worker does not know them.
+    pub fn has_unsettled(&mut self) -> bool {
+        !self.counted.forget_old(now())
     }
 
     /// Whether something failed and will be tried again.
@@ -157,11 +167,12 @@ impl Flusher {
         let last = waiting.last();
         match self.store(&records, last) {
             Ok(stored) => {
-                let unmatched = unmatched(&records, &stored.unmatched);
+                let unmatched = unmatched(&records, &stored);
                 let is_amendment =
                     |(_, record): &&(i64, Record)| matches!(record, Record::Amendment { .. });
                 let amendments = records.iter().filter(is_amendment).count();
                 drop(records);
+                stored.kept.into_iter().for_each(|record| self.counted.keep(record));
                 self.stored_up_to =
                     last.map_or(self.stored_up_to, |last| last.max(self.stored_up_to));
                 self.queue.take_out(self.place, waiting, |counters| {
@@ -192,7 +203,8 @@ impl Flusher {
         let incarnation = self.queue.incarnation;
         let dropped = self.queue.with(self.place, |database| database.counters.dropped);
         transaction("storing", || {
-            let stored = insert::records(records, Numbers::OfQueue { incarnation })?;
+            let stored =
+                insert::records(records, Numbers::OfQueue { incarnation }, Some(&self.counted))?;
             self.incarnation.note(&Progress {
                 from: self.stored_up_to,
                 to: last.unwrap_or(self.stored_up_to),
