@@ -97,6 +97,14 @@ def test_a_rollback_leaves_records_as_they_were(db, connect, database, key, path
     assert settle(other, one, 61)
     other.session.commit()
     assert row(db, one).spend == 61 and totals(db)[0] == 61 + 80 + 10
+    # Or what another session settled meanwhile.
+    three = request(db, key, 10)
+    other.rows("SAVEPOINT s")
+    assert settle(other, three, 60)
+    other.rows("ROLLBACK TO s")
+    assert settle(db, three, 62)
+    other.session.commit()
+    assert row(db, three).spend == 62
 
 
 def test_a_commit_that_fails_leaves_records_as_they_were(db, connect, database, key):
@@ -173,9 +181,9 @@ def test_other_requests_are_not_remembered(db):
         heavy = db.one("authenticate", headers, "GET", "/heavy").request_id
     ids = [heavy] + [request(db, key, **told) for told in (
         {}, {"weight": 5}, {"weights": Jsonb({})}, {"weights": Jsonb({"calls": 1})}, {"weight": 1, "weights": None})]
-    refused = db.verify(key.api_key, weights=Jsonb({"pages": 3}), environment="test")
-    assert not refused.ok
-    for request_id in [*ids, refused.request_id]:
+    refused = [db.verify(key.api_key, weights=Jsonb({"pages": 3}), **why) for why in ({"environment": "test"}, {"spend": 5})]
+    assert not any(verdict.ok for verdict in refused)
+    for request_id in [*ids, *(verdict.request_id for verdict in refused)]:
         assert settle(db, request_id, weights={"pages": 7}) is False
 
 
@@ -264,16 +272,17 @@ def test_many_in_one_transaction(db, connect, database, many):
     flush(db)
     other = database(connect(autocommit=False))
     settles = """SELECT count(*) FILTER (WHERE keysmith.settle(request_id, %s))
-                 FROM (SELECT request_id FROM keysmith_private.charge ORDER BY credit_id OFFSET %s) AS c"""
-    assert other.value(settles, 9, 0) == many
+                 FROM (SELECT request_id FROM keysmith_private.charge WHERE settled IS NULL ORDER BY credit_id LIMIT %s) AS c"""
+    assert other.value(settles, 9, many) == many
     other.session.rollback()
     assert totals(db) == (3 * many, many)
+    # Of the transaction's own request there is no row yet.
+    assert settle(other, request(other, keys[0], 3), 5)
+    assert other.value(settles, 7, 100) == 100
     other.rows("SAVEPOINT s")
-    assert other.value(settles, 8, 100) == many - 100
+    assert other.value(settles, 8, many) == many - 100
     other.rows("ROLLBACK TO s")
-    assert other.value(settles, 7, 0) == many
-    last = request(other, keys[0], 3)
-    assert settle(other, last, 5)
+    assert other.value(settles, 7, many) == many - 100
     other.session.commit()
     assert totals(db) == (7 * many + 5, many + 1)
     assert dict(db.rows("SELECT spend, count(*) FROM keysmith.usage GROUP BY 1")) == {7: many, 5: 1}
@@ -322,6 +331,8 @@ def test_what_is_as_durable_as_the_transaction_outlasts_a_crash():
         db.tenant()
         key = db.mint(credits=100)
         one, two = request(db, key, 10), request(db, key, 10)
+        # From here on the worker stores nothing by itself.
+        flush(db)
         assert settle(db, one, 20)
         open_session = session(cluster)
         open_session.rows("BEGIN")

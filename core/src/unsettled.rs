@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn decided(id: u128) -> Decided {
-        Decided { request: request(id), keyspace: 8, is_recorded: id % 2 == 0 }
+        Decided { request: request(id), keyspace: 8, is_recorded: id.is_multiple_of(2) }
     }
 
     fn taken(unit: &[u8], weight: u32) -> Option<Taken> {
@@ -147,7 +147,7 @@ mod tests {
         let push = |taken| all.push(Some(taken));
         let found = part.forget(request, now, |keyspace| keyspace == 8, push);
         assert_eq!(found.is_some(), !all.is_empty());
-        assert!(found.is_none_or(|found| found.is_recorded == (request.id % 2 == 0)));
+        assert!(found.is_none_or(|found| found.is_recorded == (request.id.is_multiple_of(2))));
         all
     }
 
