@@ -31,7 +31,12 @@ impl Counted {
         }
     }
 
-    /// Whether the records of a request are kept.
+    /// How many records are kept at most.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Whether the record of a request is kept.
     pub fn keeps(event: &Event) -> bool {
         event.learned.weights.is_some() || event.learned.spend.is_some()
     }

@@ -24,17 +24,19 @@ pub fn take_out<'a>(
         return;
     }
     let (now, mut samples) = (now(), Sampling::begin());
-    events.retain_mut(|(_, event)| {
-        if !event.is_counted_only {
-            return true;
-        }
+    for (_, event) in events.iter_mut().filter(|(_, event)| event.is_counted_only) {
         event.is_counted_only = !samples.take(event);
         if let Some(known) = known {
             known.mark(&event.request_id, event.is_counted_only);
-            if event.is_counted_only && Counted::keeps(event) {
-                kept.push(record(event));
-            }
         }
+    }
+    if let Some(known) = known {
+        let newest = events.iter().rev().map(|(_, event)| event);
+        let settled_later = newest.filter(|event| event.is_counted_only && Counted::keeps(event));
+        kept.extend(settled_later.take(known.capacity()).map(record));
+        kept.reverse();
+    }
+    events.retain(|(_, event)| {
         if event.is_counted_only {
             tally.add(event, now);
         }
