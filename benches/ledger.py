@@ -28,7 +28,7 @@ def main():
         cluster.execute("CREATE EXTENSION keysmith")
         compared = list(usage_ledger.play(lambda: session(cluster), options.requests, options.sessions, batch=100))
         version = cluster.connect().info.server_version
-    minutes = (time.monotonic() - start) / 60
+    seconds = time.monotonic() - start
     text = usage_ledger.table(compared)
     print(text)
     if any(expected != found for _, expected, found in compared):
@@ -36,7 +36,7 @@ def main():
     RESULTS.write_text(f"""# A ledger of mixed requests
 
 PostgreSQL {version // 10000}.{version % 10000}, {report.processor()}. {options.requests:,} requests of {options.sessions} sessions in
-{minutes:,.0f} minutes. *Clients* is what the sessions counted of the answers, *database* what it has. Made by
+{seconds:,.0f} seconds. *Clients* is what the sessions counted of the answers, *database* what it has. Made by
 `{report.command()}`.
 
 ```
