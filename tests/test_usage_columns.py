@@ -72,6 +72,19 @@ def test_each_column_on_both_paths(db, path):
     assert (entry["spend"], entry["weights"], entry["subject"], entry["tags"]) == (4, {"calls": 3, **WEIGHTS}, "user-42", EIGHT)
 
 
+def test_spend_is_recorded_only_where_it_is_charged(db):
+    db.tenant(credits=Jsonb({"balance": 10}))
+    test, live = db.mint(environment="test").api_key, db.mint().api_key
+    most = 2**63 - 1
+    requests = [db.verify(test, spend=most), db.verify(test, spend=most), db.verify(live, spend=3), db.verify(live, spend=most)]
+    db.call("flush_usage")
+    assert [request.ok for request in requests] == [True, True, True, False]
+    assert [db.row(ROW, request.request_id).spend for request in requests] == [None, None, 3, None]
+    for view in ("usage_hourly", "usage_daily"):
+        assert db.value(f"SELECT sum(spend) FROM keysmith.{view}") == 3
+    assert db.value("SELECT sum(balance) FROM keysmith_private.credit") == 7
+
+
 def test_later_tags_replace_the_earlier_ones_before_and_after_the_row_is_stored(db):
     db.tenant()
     request = decide(db, db.mint().api_key, {"a": "x", "b": "x"})
