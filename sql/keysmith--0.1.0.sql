@@ -91,7 +91,10 @@ CREATE TABLE keysmith_private.keyspace (
     key_credits      bigint CHECK (key_credits >= 0),
     issuer           text COLLATE "C" CHECK (length(issuer) BETWEEN 1 AND 255),
     expiring_notice  interval NOT NULL DEFAULT '7 days' CHECK (expiring_notice BETWEEN '0' AND '876000 hours'),
-    failure_limit    text COLLATE "C" CHECK (length(failure_limit) BETWEEN 1 AND 100)
+    failure_limit    text COLLATE "C" CHECK (length(failure_limit) BETWEEN 1 AND 100),
+    usage_tags       text[] COLLATE "C"
+                     CHECK (pg_catalog.cardinality(usage_tags) BETWEEN 1 AND 4
+                            AND pg_catalog.array_position(usage_tags, NULL) IS NULL)
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -119,6 +122,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.key_credits IS 'The credits of a new
 COMMENT ON COLUMN keysmith_private.keyspace.expiring_notice IS 'How long before the end of a key its event key.expiring is; 0 for no such event';
 COMMENT ON COLUMN keysmith_private.keyspace.issuer IS 'Who issues its tokens; null for the keyspace itself';
 COMMENT ON COLUMN keysmith_private.keyspace.failure_limit IS 'How many requests of an address may present no valid key in a window; null for any number';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_tags IS 'The tags of log_request that totals are kept by; null for none';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
 COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
 COMMENT ON COLUMN keysmith_private.keyspace.has_last_part_imports IS 'Whether keys may be stored by a hash over only the part after the last _ or .';
@@ -437,7 +441,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,credit,charge,audit_entry,audit_content}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,key_notice,credit,charge,credit_event,credit_event_id_seq,audit_entry,audit_content}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
@@ -878,7 +882,8 @@ CREATE TABLE keysmith_private.usage_event (
     spend       bigint,
     weights     jsonb,
     subject     text COLLATE "C",
-    tags        jsonb
+    tags        jsonb,
+    counted_tags text COLLATE "C"
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included, and of persons whom act_as signed in';
 COMMENT ON COLUMN keysmith_private.usage_event.key_id IS 'The key; the nil id for a person';
@@ -889,10 +894,22 @@ COMMENT ON COLUMN keysmith_private.usage_event.spend IS 'The credits that the re
 COMMENT ON COLUMN keysmith_private.usage_event.weights IS 'What the request counts for, by unit; null for one call';
 COMMENT ON COLUMN keysmith_private.usage_event.subject IS 'The user of the application';
 COMMENT ON COLUMN keysmith_private.usage_event.tags IS 'The tags that log_request gave';
+COMMENT ON COLUMN keysmith_private.usage_event.counted_tags IS 'The names of the tags that usage_tag counts it by, as the keyspace declared them when the tags were stored; joined by commas';
 COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the shared memory in which the record waited; 0 for rows that transactions wrote themselves';
 COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The number of the record in that life; the two are unique together';
 COMMENT ON COLUMN keysmith_private.usage_event.status IS 'The HTTP status of the verdict, or the one that log_request gave';
 COMMENT ON COLUMN keysmith_private.usage_event.outcome IS 'The reason of the verdict; ok for an accepted request';
+
+-- As the library merges those of a record that waits: see core/src/lists.rs.
+CREATE FUNCTION keysmith_private.merged_units(list jsonb, replacing jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT replacing || coalesce(jsonb_object_agg(key, value), '{}')
+    FROM (SELECT key, value FROM jsonb_each(list) WHERE NOT replacing ? key
+          ORDER BY length(key), key COLLATE "C"
+          LIMIT greatest(9 - (SELECT count(*) FROM jsonb_object_keys(replacing)), 0)) AS kept
+$$;
+COMMENT ON FUNCTION keysmith_private.merged_units(jsonb, jsonb) IS
+'Weights, with others in place of those of the same units; the first nine units are kept';
 
 CREATE SEQUENCE keysmith_private.usage_sequence;
 COMMENT ON SEQUENCE keysmith_private.usage_sequence IS 'Numbers of the rows that transactions write themselves';
@@ -998,8 +1015,9 @@ SELECT pg_catalog.pg_extension_config_dump('keysmith_private.usage_incarnation',
 -- deltas to usage_delta, which blocks nobody. usage_fold() adds them to the totals. Readers
 -- of totals add the deltas that are not folded yet, so the numbers are always exact.
 --
--- Totals are kept after the rows that they count are dropped. The column gone has the number of
--- dropped rows: the other rows can still be paged.
+-- Totals are kept after the rows that they count are dropped, and a keyspace may have its requests
+-- counted without rows. The column gone has the number of requests without a row: the others can be
+-- paged.
 
 CREATE TABLE keysmith_private.usage_hour (
     tenant_id   uuid NOT NULL,
@@ -1021,7 +1039,7 @@ COMMENT ON TABLE keysmith_private.usage_hour IS 'The number of requests per hour
 COMMENT ON COLUMN keysmith_private.usage_hour.timed IS 'The number of requests with a known latency';
 COMMENT ON COLUMN keysmith_private.usage_hour.latency IS 'The sum of those latencies';
 COMMENT ON COLUMN keysmith_private.usage_hour.spend IS 'The sum of the credits';
-COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'The number of requests whose rows were dropped';
+COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'The number of requests without a row: it was dropped, or they were only counted';
 
 CREATE TABLE keysmith_private.usage_day (
     LIKE keysmith_private.usage_hour INCLUDING DEFAULTS,
@@ -1043,12 +1061,13 @@ CREATE TABLE keysmith_private.usage_endpoint_hour (
     refused     bigint NOT NULL,
     timed       bigint NOT NULL,
     latency     interval NOT NULL,
+    spend       bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE keysmith_private.usage_endpoint_hour IS 'The number of requests per hour, method and endpoint';
 
 CREATE TABLE keysmith_private.usage_endpoint_day (
-    LIKE keysmith_private.usage_endpoint_hour,
+    LIKE keysmith_private.usage_endpoint_hour INCLUDING DEFAULTS,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE keysmith_private.usage_endpoint_day IS 'The number of requests per day, method and endpoint';
@@ -1088,13 +1107,15 @@ CREATE TABLE keysmith_private.usage_delta (
     latency      interval NOT NULL,
     used_at      timestamptz,
     changed_from timestamptz,
-    spend        bigint NOT NULL DEFAULT 0
+    spend        bigint NOT NULL DEFAULT 0,
+    gone         bigint NOT NULL DEFAULT 0
 );
 CREATE INDEX usage_delta_of_key ON keysmith_private.usage_delta (tenant_id, key_id);
 COMMENT ON TABLE keysmith_private.usage_delta IS
 'The changes since the last fold, by hour: of a key, or, if key_id is null, of an endpoint';
 COMMENT ON COLUMN keysmith_private.usage_delta.changed_from IS
 'The time of the oldest row that was added or removed; null if rows were only amended';
+COMMENT ON COLUMN keysmith_private.usage_delta.gone IS 'The number of requests that were only counted, and have no row';
 
 -- A table of its own: most requests count for nothing but a call, and then it costs nothing.
 CREATE TABLE keysmith_private.usage_unit (
@@ -1119,22 +1140,77 @@ CREATE TABLE keysmith_private.usage_unit_delta (
 CREATE INDEX usage_unit_delta_of_tenant ON keysmith_private.usage_unit_delta (tenant_id);
 COMMENT ON TABLE keysmith_private.usage_unit_delta IS 'The changes of usage_unit since the last fold';
 
+-- Tables of their own, too: only requests with a tag that their keyspace declares are counted here.
+CREATE TABLE keysmith_private.usage_tag (
+    tenant_id   uuid NOT NULL,
+    period      timestamptz NOT NULL,
+    tag         text COLLATE "C" NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    value       text COLLATE "C" NOT NULL,
+    requests    bigint NOT NULL,
+    spend       bigint NOT NULL,
+    PRIMARY KEY (tenant_id, period, tag, environment, value)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE keysmith_private.usage_tag IS 'The number of requests per day and value of a declared tag';
+COMMENT ON COLUMN keysmith_private.usage_tag.spend IS 'The sum of the credits';
+
+CREATE TABLE keysmith_private.usage_tag_delta (
+    period      timestamptz NOT NULL,
+    tenant_id   uuid NOT NULL,
+    tag         text COLLATE "C" NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    value       text COLLATE "C" NOT NULL,
+    requests    bigint NOT NULL,
+    spend       bigint NOT NULL
+);
+CREATE INDEX usage_tag_delta_of_tenant ON keysmith_private.usage_tag_delta (tenant_id);
+COMMENT ON TABLE keysmith_private.usage_tag_delta IS 'The changes of usage_tag since the last fold, by day';
+
+-- For monitoring, which must not add up the totals of all keys.
+CREATE TABLE keysmith_private.usage_sum (
+    keyspace text COLLATE "C" NOT NULL,
+    unit     text COLLATE "C" NOT NULL,
+    amount   bigint NOT NULL,
+    peak     bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (keyspace, unit)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE keysmith_private.usage_sum IS 'What all requests of a keyspace have cost, and counted for';
+COMMENT ON COLUMN keysmith_private.usage_sum.unit IS 'The unit; empty for credits';
+COMMENT ON COLUMN keysmith_private.usage_sum.amount IS 'The sum of the deltas that are folded';
+COMMENT ON COLUMN keysmith_private.usage_sum.peak IS 'The greatest amount so far: a counter never falls';
+
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{usage_unit,usage_unit_delta,usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,usage_last,
-                            usage_mark,usage_delta}'::text[] LOOP
+    FOREACH name IN ARRAY '{usage_sum,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_hour,usage_day,usage_endpoint_hour,
+                            usage_endpoint_day,usage_last,usage_mark,usage_delta}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
 
+-- Sums of credits may be larger than a bigint. It is the same wherever names are looked up, so that it can be inlined.
+CREATE FUNCTION keysmith_private.to_bigint(amount numeric) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT least(greatest($1, '-9223372036854775808'), '9223372036854775807')::bigint
+$$;
+COMMENT ON FUNCTION keysmith_private.to_bigint(numeric) IS 'A number, or the bigint that is nearest to it';
+
 CREATE FUNCTION keysmith_private.units(weights jsonb, OUT unit text, OUT amount bigint) RETURNS SETOF record
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT left(key, 40), (value::text)::numeric::bigint FROM jsonb_each(weights)
+    SELECT left(key, 40), keysmith_private.to_bigint((value::text)::numeric) FROM jsonb_each(weights)
     WHERE key <> 'calls' AND jsonb_typeof(value) = 'number'
 $$;
 COMMENT ON FUNCTION keysmith_private.units(jsonb) IS 'The units of weights other than calls';
+
+-- Values are cut to a length that fits into an index. The library takes none that is so long.
+CREATE FUNCTION keysmith_private.counted_tags(counted text, tags jsonb, OUT tag text, OUT value text)
+RETURNS SETOF record
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT name, left(tags ->> name, 256) FROM string_to_table(counted, ',') AS name
+    WHERE tags ->> name IS NOT NULL
+$$;
+COMMENT ON FUNCTION keysmith_private.counted_tags(text, jsonb) IS 'The tags that totals are kept by, of those of a request';
 
 CREATE FUNCTION keysmith_private.usage_counted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1160,7 +1236,7 @@ BEGIN
                count(*), count(*) FILTER (WHERE outcome <> 'ok'), count(latency),
                coalesce(sum(latency), '0'),
                max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok'), min(at),
-               coalesce(sum(spend), 0)
+               keysmith_private.to_bigint(coalesce(sum(spend), 0))
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
@@ -1173,14 +1249,18 @@ BEGIN
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
         INSERT INTO keysmith_private.usage_unit_delta
-        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, sum(amount)
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, keysmith_private.to_bigint(sum(amount))
         FROM new_rows AS rows, LATERAL keysmith_private.units(weights) AS u
         WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
+        INSERT INTO keysmith_private.usage_tag_delta
+        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, count(*), keysmith_private.to_bigint(coalesce(sum(spend), 0))
+        FROM new_rows AS rows, LATERAL keysmith_private.counted_tags(counted_tags, tags) AS t
+        WHERE counted_tags IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
     ELSIF TG_OP = 'DELETE' THEN
         INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                -count(*), -count(*) FILTER (WHERE outcome <> 'ok'), -count(latency),
-               -coalesce(sum(latency), '0'), NULL, min(at), -coalesce(sum(spend), 0)
+               -coalesce(sum(latency), '0'), NULL, min(at), keysmith_private.to_bigint(-coalesce(sum(spend), 0))
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
@@ -1193,9 +1273,13 @@ BEGIN
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
         INSERT INTO keysmith_private.usage_unit_delta
-        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, -sum(amount)
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, keysmith_private.to_bigint(-sum(amount))
         FROM old_rows AS rows, LATERAL keysmith_private.units(weights) AS u
         WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
+        INSERT INTO keysmith_private.usage_tag_delta
+        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, -count(*), keysmith_private.to_bigint(-coalesce(sum(spend), 0))
+        FROM old_rows AS rows, LATERAL keysmith_private.counted_tags(counted_tags, tags) AS t
+        WHERE counted_tags IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
     ELSE
         -- Applications amend rows after they have answered. That moves no row.
         moved := EXISTS (
@@ -1208,7 +1292,7 @@ BEGIN
                coalesce(sum(sign) FILTER (WHERE latency IS NOT NULL), 0),
                coalesce(sum(sign * latency), '0'),
                max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok' AND sign = 1),
-               CASE WHEN moved THEN min(at) END, coalesce(sum(sign * spend), 0)
+               CASE WHEN moved THEN min(at) END, keysmith_private.to_bigint(coalesce(sum(sign * spend), 0))
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
@@ -1224,10 +1308,16 @@ BEGIN
                 OR sum(sign) FILTER (WHERE latency IS NOT NULL) <> 0
                 OR sum(sign) FILTER (WHERE outcome <> 'ok') <> 0);
         INSERT INTO keysmith_private.usage_unit_delta
-        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, sum(sign * amount)
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, keysmith_private.to_bigint(sum(sign * amount))
         FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows, LATERAL keysmith_private.units(weights) AS u
         WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5
         HAVING sum(sign * amount) <> 0;
+        INSERT INTO keysmith_private.usage_tag_delta
+        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, sum(sign), keysmith_private.to_bigint(coalesce(sum(sign * spend), 0))
+        FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows,
+             LATERAL keysmith_private.counted_tags(counted_tags, tags) AS t
+        WHERE counted_tags IS NOT NULL GROUP BY 1, 2, 3, 4, 5
+        HAVING sum(sign) <> 0 OR sum(sign * spend) <> 0;
     END IF;
     RETURN NULL;
 END $$;
@@ -1254,6 +1344,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- The number of endpoints per tenant and environment that a period stores by name.
     most_endpoints constant bigint := 500;
+    -- The number of values of a tag that a tenant's day stores.
+    most_values constant bigint := 500;
+    -- The number of units of a keyspace that monitoring sees by name.
+    most_units constant bigint := 20;
     -- The number of rows from one mark to the next.
     stride  constant bigint := 1000;
     folded  bigint;
@@ -1275,43 +1369,93 @@ BEGIN
         DELETE FROM keysmith_private.usage_delta RETURNING *
     ), keys AS MATERIALIZED (
         SELECT tenant_id, period, key_id, environment, status, outcome,
-               sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency, sum(spend) AS spend,
-               max(used_at) AS used_at, min(changed_from) AS changed_from, count(*) AS deltas
+               sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend,
+               sum(gone) AS gone, max(used_at) AS used_at, min(changed_from) AS changed_from, count(*) AS deltas
         FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
     ), endpoints AS MATERIALIZED (
         SELECT tenant_id, period, environment, method, endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency, count(*) AS deltas
+               sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend, count(*) AS deltas
         FROM taken WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5
     ), hours AS (
         INSERT INTO keysmith_private.usage_hour AS u
-            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend)
-        SELECT tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend, gone)
+        SELECT tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend, gone
         FROM keys
         ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
             requests = u.requests + excluded.requests,
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency,
-            spend = u.spend + excluded.spend
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend),
+            gone = u.gone + excluded.gone
     ), days AS (
         INSERT INTO keysmith_private.usage_day AS u
-            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend)
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend, gone)
         SELECT tenant_id, date_trunc('day', period, 'UTC'), key_id, environment, status, outcome,
-               sum(requests), sum(timed), sum(latency), sum(spend)
+               sum(requests), sum(timed), sum(latency), keysmith_private.to_bigint(sum(spend)), sum(gone)
         FROM keys GROUP BY 1, 2, 3, 4, 5, 6
         ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
             requests = u.requests + excluded.requests,
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency,
-            spend = u.spend + excluded.spend
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend),
+            gone = u.gone + excluded.gone
     ), unit_deltas AS (
         DELETE FROM keysmith_private.usage_unit_delta RETURNING *
     ), units AS (
         INSERT INTO keysmith_private.usage_unit AS u
-        SELECT tenant_id, period, key_id, environment, unit, sum(amount)
+        SELECT tenant_id, period, key_id, environment, unit, keysmith_private.to_bigint(sum(amount))
         FROM unit_deltas GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT (tenant_id, period, key_id, environment, unit) DO UPDATE SET
-            amount = u.amount + excluded.amount
+            amount = keysmith_private.to_bigint(u.amount::numeric + excluded.amount)
+    ), sums AS (
+        SELECT t.keyspace, d.unit, sum(d.amount) AS amount, bool_or(s.unit IS NOT NULL) AS is_known
+        FROM (SELECT tenant_id, '' COLLATE "C" AS unit, spend AS amount FROM keys WHERE spend <> 0
+              UNION ALL SELECT tenant_id, unit, amount FROM unit_deltas) AS d
+        JOIN keysmith_private.tenant t USING (tenant_id)
+        LEFT JOIN keysmith_private.usage_sum s ON (s.keyspace, s.unit) = (t.keyspace, d.unit)
+        GROUP BY 1, 2
+    ), ranked_sums AS (
+        SELECT s.*, (SELECT count(*) FROM keysmith_private.usage_sum u WHERE u.keyspace = s.keyspace AND u.unit <> '')
+                    + row_number() OVER (PARTITION BY s.keyspace, s.is_known OR s.unit = ''
+                                         ORDER BY s.amount DESC, s.unit) AS rank
+        FROM sums s WHERE s.amount <> 0
+    ), bounded_sums AS (
+        INSERT INTO keysmith_private.usage_sum AS u
+        SELECT keyspace, CASE WHEN is_known OR unit = '' OR rank <= most_units THEN unit ELSE '(other)' END,
+               keysmith_private.to_bigint(sum(amount)), greatest(keysmith_private.to_bigint(sum(amount)), 0)
+        FROM ranked_sums GROUP BY 1, 2
+        ON CONFLICT (keyspace, unit) DO UPDATE SET
+            amount = keysmith_private.to_bigint(u.amount::numeric + excluded.amount),
+            peak = greatest(u.peak, keysmith_private.to_bigint(u.amount::numeric + excluded.amount))
+    ), tag_deltas AS (
+        DELETE FROM keysmith_private.usage_tag_delta RETURNING *
+    ), tags AS (
+        SELECT d.*, u.value IS NOT NULL AS is_known
+        FROM (SELECT tenant_id, period, tag, environment, value, sum(requests) AS requests, keysmith_private.to_bigint(sum(spend)) AS spend
+              FROM tag_deltas GROUP BY 1, 2, 3, 4, 5) AS d
+        LEFT JOIN keysmith_private.usage_tag u USING (tenant_id, period, tag, environment, value)
+        WHERE d.requests <> 0 OR d.spend <> 0
+    ), tag_room AS (
+        SELECT tenant_id, period, tag, most_values - (
+                   SELECT count(*) FROM keysmith_private.usage_tag u
+                   WHERE (u.tenant_id, u.period, u.tag) = (t.tenant_id, t.period, t.tag)) AS free
+        FROM tags t WHERE NOT is_known GROUP BY 1, 2, 3
+    ), ranked_tags AS (
+        SELECT t.*, r.free, row_number() OVER (
+                   PARTITION BY t.tenant_id, t.period, t.tag, t.is_known
+                   ORDER BY t.requests DESC, t.environment, t.value) AS rank
+        FROM tags t LEFT JOIN tag_room r USING (tenant_id, period, tag)
+    ), bounded_tags AS (
+        -- As with endpoints below: a value that came too late for a row never gets one.
+        INSERT INTO keysmith_private.usage_tag AS u
+        SELECT tenant_id, period, tag, environment,
+               CASE WHEN is_known OR rank <= free THEN value ELSE '(other)' END,
+               sum(requests), keysmith_private.to_bigint(sum(spend))
+        FROM ranked_tags GROUP BY 1, 2, 3, 4, 5
+        ON CONFLICT (tenant_id, period, tag, environment, value) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend)
     ), lasts AS (
         INSERT INTO keysmith_private.usage_last AS u (key_id, used_at)
         SELECT key_id, max(used_at) FROM keys WHERE used_at IS NOT NULL GROUP BY 1
@@ -1319,7 +1463,7 @@ BEGIN
     ), by_endpoint AS (
         SELECT span, tenant_id, date_trunc(span, period, 'UTC') AS period, environment, method, endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency
+               sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend
         FROM endpoints, (VALUES ('hour'), ('day')) AS spans (span)
         GROUP BY 1, 2, 3, 4, 5, 6
     ), known AS (
@@ -1355,28 +1499,30 @@ BEGIN
                CASE WHEN is_known OR rank <= free THEN method ELSE '' END AS method,
                CASE WHEN is_known OR rank <= free THEN endpoint ELSE '(other)' END AS endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency
+               sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend
         FROM ranked GROUP BY 1, 2, 3, 4, 5, 6
     ), endpoint_hours AS (
         INSERT INTO keysmith_private.usage_endpoint_hour AS u
-            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
-        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
+            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend)
+        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend
         FROM bounded WHERE span = 'hour'
         ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
             requests = u.requests + excluded.requests,
             refused = u.refused + excluded.refused,
             timed = u.timed + excluded.timed,
-            latency = u.latency + excluded.latency
+            latency = u.latency + excluded.latency,
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend)
     ), endpoint_days AS (
         INSERT INTO keysmith_private.usage_endpoint_day AS u
-            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
-        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
+            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend)
+        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend
         FROM bounded WHERE span = 'day'
         ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
             requests = u.requests + excluded.requests,
             refused = u.refused + excluded.refused,
             timed = u.timed + excluded.timed,
-            latency = u.latency + excluded.latency
+            latency = u.latency + excluded.latency,
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend)
     ), changed AS (
         SELECT tenant_id, holder, period, min(changed_from) AS changed_from
         FROM keys, unnest(ARRAY[key_id, tenant_id]) AS holder
@@ -1847,7 +1993,7 @@ CREATE VIEW keysmith_private.all_usage_hourly AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id, pg_catalog.sum(u.spend)::bigint AS spend
+       u.tenant_id, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend
 FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_hour
       UNION ALL
@@ -1876,7 +2022,7 @@ SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace,
        u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id, pg_catalog.sum(u.spend)::bigint AS spend
+       u.tenant_id, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend
 FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_day
       UNION ALL
@@ -1903,7 +2049,7 @@ COMMENT ON COLUMN keysmith.usage_daily.spend IS 'The sum of the credits that the
 
 CREATE VIEW keysmith_private.all_usage_units AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.unit,
-       pg_catalog.sum(u.amount)::bigint AS amount, u.tenant_id
+       keysmith_private.to_bigint(pg_catalog.sum(u.amount)) AS amount, u.tenant_id
 FROM (SELECT period, tenant_id, key_id, environment, unit, amount FROM keysmith_private.usage_unit
       UNION ALL
       SELECT period, tenant_id, key_id, environment, unit, amount FROM keysmith_private.usage_unit_delta) AS u
@@ -1922,22 +2068,44 @@ COMMENT ON COLUMN keysmith.usage_units.unit IS 'The name of the unit, such as to
 COMMENT ON COLUMN keysmith.usage_units.amount IS 'The sum of the weights in that unit';
 COMMENT ON COLUMN keysmith.usage_units.tenant_id IS 'The id of the tenant';
 
+CREATE VIEW keysmith_private.all_usage_tags AS
+SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment, u.tag, u.value,
+       pg_catalog.sum(u.requests)::bigint AS requests, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend, u.tenant_id
+FROM (SELECT period, tenant_id, tag, environment, value, requests, spend FROM keysmith_private.usage_tag
+      UNION ALL
+      SELECT period, tenant_id, tag, environment, value, requests, spend FROM keysmith_private.usage_tag_delta) AS u
+JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE u.environment <> ''
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.tag, u.value
+HAVING pg_catalog.sum(u.requests) <> 0 OR pg_catalog.sum(u.spend) <> 0;
+SELECT keysmith_private.publish('usage_tags');
+COMMENT ON VIEW keysmith.usage_tags IS 'The number of requests by day (UTC) and value of each tag that the keyspace declares';
+COMMENT ON COLUMN keysmith.usage_tags.day IS 'The day, in UTC';
+COMMENT ON COLUMN keysmith.usage_tags.tenant IS 'The name of the tenant whose keys made the requests';
+COMMENT ON COLUMN keysmith.usage_tags.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.usage_tags.environment IS 'The environment of the keys, such as live or test';
+COMMENT ON COLUMN keysmith.usage_tags.tag IS 'The name of the tag';
+COMMENT ON COLUMN keysmith.usage_tags.value IS 'Its value; (other) sums up the values beyond the first 500 of a tenant and day';
+COMMENT ON COLUMN keysmith.usage_tags.requests IS 'The number of requests, refused requests included';
+COMMENT ON COLUMN keysmith.usage_tags.spend IS 'The sum of the credits that the requests cost';
+COMMENT ON COLUMN keysmith.usage_tags.tenant_id IS 'The id of the tenant';
+
 CREATE VIEW keysmith_private.all_usage_endpoints AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
        nullif(u.method, '') AS method, nullif(u.endpoint, '') AS endpoint,
        pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.refused)::bigint AS refused,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id
-FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency
+       u.tenant_id, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend
+FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency, spend
       FROM keysmith_private.usage_endpoint_day
       UNION ALL
       SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, environment, method, endpoint,
-             requests, refused, timed, latency
+             requests, refused, timed, latency, spend
       FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
 WHERE u.environment <> ''
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
-HAVING pg_catalog.sum(u.requests) <> 0;
+HAVING pg_catalog.sum(u.requests) <> 0 OR pg_catalog.sum(u.spend) <> 0;
 SELECT keysmith_private.publish('usage_endpoints');
 COMMENT ON VIEW keysmith.usage_endpoints IS 'The number of requests by day (UTC), method and endpoint';
 COMMENT ON COLUMN keysmith.usage_endpoints.day IS 'The day, in UTC';
@@ -1950,6 +2118,7 @@ COMMENT ON COLUMN keysmith.usage_endpoints.requests IS 'The number of requests, 
 COMMENT ON COLUMN keysmith.usage_endpoints.refused IS 'The number of refused requests';
 COMMENT ON COLUMN keysmith.usage_endpoints.latency IS 'The mean of the known latencies';
 COMMENT ON COLUMN keysmith.usage_endpoints.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.usage_endpoints.spend IS 'The sum of the credits that the requests cost';
 
 CREATE VIEW keysmith_private.all_top_keys AS
 SELECT d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
@@ -2462,10 +2631,11 @@ CREATE FUNCTION keysmith.create_keyspace(
     key_credits bigint DEFAULT NULL,
     issuer text DEFAULT NULL,
     expiring_notice interval DEFAULT NULL,
-    failure_limit jsonb DEFAULT NULL
+    failure_limit jsonb DEFAULT NULL,
+    usage_tags text[] DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, interval, cidr[], jsonb, bigint, text, interval, jsonb) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text, interval, interval, boolean, boolean, interval, cidr[], jsonb, bigint, text, interval, jsonb, text[]) IS
 'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -2841,11 +3011,17 @@ BEGIN
     WHERE tenant_id = erased;
     DELETE FROM keysmith_private.member WHERE tenant_id = erased;
 
+    -- Values of tags may name people. So a fold that has begun ends first, and no other begins.
+    PERFORM keysmith_private.usage_fold_lock(true);
     LOCK TABLE keysmith_private.usage_event, keysmith_private.touch IN SHARE ROW EXCLUSIVE MODE;
     UPDATE keysmith_private.usage_event
-    SET ip = NULL, member = CASE WHEN member IS NOT NULL THEN '' END, subject = NULL, tags = NULL
+    SET ip = NULL, member = CASE WHEN member IS NOT NULL THEN '' END, subject = NULL, tags = NULL,
+        counted_tags = NULL
     WHERE tenant_id = erased
       AND (ip IS NOT NULL OR member <> '' OR subject IS NOT NULL OR tags IS NOT NULL);
+    -- The update has written deltas, too.
+    DELETE FROM keysmith_private.usage_tag_delta WHERE tenant_id = erased;
+    DELETE FROM keysmith_private.usage_tag WHERE tenant_id = erased;
     UPDATE keysmith_private.touch SET member = '' WHERE tenant_id = erased AND member <> '';
     -- The error of a record that could not be stored may quote its row.
     DELETE FROM keysmith_private.usage_set_aside q
@@ -2874,6 +3050,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM keysmith_private.usage_delta WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_unit_delta WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_unit WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_tag_delta WHERE tenant_id = ANY (tenants);
+    DELETE FROM keysmith_private.usage_tag WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_hour WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_day WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_endpoint_hour WHERE tenant_id = ANY (tenants);
@@ -2901,7 +3079,7 @@ BEGIN
     DELETE FROM keysmith_private.charge WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.credit_event WHERE tenant_id = ANY (tenants);
     FOREACH part IN ARRAY '{key,member,tenant,endpoint,route,role,scope,plan_feature,answer,keyspace_prefix,
-                            keyspace,usage_unknown,usage_unknown_sample}'::text[] LOOP
+                            keyspace,usage_sum,usage_unknown,usage_unknown_sample}'::text[] LOOP
         EXECUTE format('DELETE FROM keysmith_private.%I WHERE keyspace = $1', part) USING within;
     END LOOP;
     PERFORM keysmith_private.usage_fold_lock(true);
@@ -3815,7 +3993,7 @@ BEGIN
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
               AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
             UNION ALL
-            SELECT date_trunc('day', d.period, 'UTC'), d.requests FROM keysmith_private.usage_delta d
+            SELECT date_trunc('day', d.period, 'UTC'), d.requests - d.gone FROM keysmith_private.usage_delta d
             WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
               AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
@@ -3832,7 +4010,7 @@ BEGIN
               AND (usage_page.environment IS NULL OR h.environment = usage_page.environment)
               AND h.period >= span.oldest AND h.period < span.newest + interval '24 hours'
             UNION ALL
-            SELECT d.period, d.requests FROM keysmith_private.usage_delta d, span
+            SELECT d.period, d.requests - d.gone FROM keysmith_private.usage_delta d, span
             WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
               AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
@@ -3890,7 +4068,8 @@ COMMENT ON FUNCTION keysmith_private.usage_page(uuid, uuid, integer, integer, te
 -- The last hours or days before "until", the oldest first. Those without requests are left out.
 CREATE FUNCTION keysmith_private.usage_totals(
     tenant_id uuid, key_id uuid, environment text, per text, since timestamptz, until timestamptz,
-    usual integer, most integer, OUT at timestamptz, OUT requests bigint, OUT refused bigint
+    usual integer, most integer, OUT at timestamptz, OUT requests bigint, OUT refused bigint,
+    OUT spend bigint, OUT units jsonb
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH span AS (
@@ -3900,25 +4079,36 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT upto, greatest(coalesce(usage_totals.since, upto - step * usage_totals.usual),
                               upto - step * usage_totals.most) AS begins FROM span
     ), counts AS (
-        SELECT u.hour AS at, u.requests, u.outcome FROM keysmith_private.all_usage_hourly u, bounds b
+        SELECT u.hour AS at, u.requests, u.outcome, u.spend FROM keysmith_private.all_usage_hourly u, bounds b
         WHERE usage_totals.per = 'hour' AND u.tenant_id = usage_totals.tenant_id
           AND (usage_totals.key_id IS NULL OR u.key_id = usage_totals.key_id)
           AND (usage_totals.environment IS NULL OR u.environment = usage_totals.environment)
           AND u.hour >= date_trunc('hour', b.begins, 'UTC') AND u.hour < b.upto
         UNION ALL
-        SELECT u.day::timestamp AT TIME ZONE 'UTC', u.requests, u.outcome
+        SELECT u.day::timestamp AT TIME ZONE 'UTC', u.requests, u.outcome, u.spend
         FROM keysmith_private.all_usage_daily u, bounds b
         WHERE usage_totals.per = 'day' AND u.tenant_id = usage_totals.tenant_id
           AND (usage_totals.key_id IS NULL OR u.key_id = usage_totals.key_id)
           AND (usage_totals.environment IS NULL OR u.environment = usage_totals.environment)
           AND u.day >= (b.begins AT TIME ZONE 'UTC')::date AND u.day <= (b.upto AT TIME ZONE 'UTC')::date
+    ), amounts AS (
+        SELECT date_trunc(usage_totals.per, u.hour, 'UTC') AS at, u.unit, keysmith_private.to_bigint(sum(u.amount)) AS amount
+        FROM keysmith_private.all_usage_units u, bounds b
+        WHERE u.tenant_id = usage_totals.tenant_id
+          AND (usage_totals.key_id IS NULL OR u.key_id = usage_totals.key_id)
+          AND (usage_totals.environment IS NULL OR u.environment = usage_totals.environment)
+          AND u.hour >= date_trunc(usage_totals.per, b.begins, 'UTC') AND u.hour < b.upto
+        GROUP BY 1, 2
+    ), units AS (
+        SELECT a.at, jsonb_object_agg(a.unit, a.amount) AS units FROM amounts a GROUP BY a.at
     )
-    SELECT c.at, sum(c.requests)::bigint, coalesce(sum(c.requests) FILTER (WHERE c.outcome <> 'ok'), 0)::bigint
-    FROM counts c GROUP BY c.at ORDER BY c.at
+    SELECT c.at, sum(c.requests)::bigint, coalesce(sum(c.requests) FILTER (WHERE c.outcome <> 'ok'), 0)::bigint,
+           keysmith_private.to_bigint(sum(c.spend)), coalesce(a.units, '{}')
+    FROM counts c LEFT JOIN units a USING (at) GROUP BY c.at, a.units ORDER BY c.at
 $$;
 COMMENT ON FUNCTION keysmith_private.usage_totals(
     uuid, uuid, text, text, timestamptz, timestamptz, integer, integer) IS
-'Requests and refusals by hour or by day, for callers who may read the tables';
+'Requests, refusals, credits and units by hour or by day, for callers who may read the tables';
 
 CREATE FUNCTION keysmith.usage_chart(
     tenant text DEFAULT NULL,
@@ -4174,6 +4364,8 @@ CROSS JOIN LATERAL (
           GROUP BY v.method, v.endpoint) AS e
 ) AS r
 WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
+  -- Of the others it is not known what all requests needed.
+  AND s.usage_log = 'everything'
   AND coalesce(least(k.expires_at, k.created_at + t.max_lifetime, k.created_at + s.max_lifetime) > pg_catalog.clock_timestamp(), true)
   AND r.told > 0 AND NOT g.scopes <@ r.used;
 SELECT keysmith_private.publish('overprivileged_keys', '{tenant_id,environment}');
@@ -4815,6 +5007,7 @@ ALTER TABLE keysmith_private.access REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.touch REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_delta REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_unit_delta REPLICA IDENTITY FULL;
+ALTER TABLE keysmith_private.usage_tag_delta REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_unknown_sample REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_set_aside REPLICA IDENTITY FULL;
 
@@ -4858,8 +5051,8 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{usage_event,usage_delta,usage_unit,usage_unit_delta,usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,
-                            usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch}'::text[] LOOP
+    FOREACH name IN ARRAY '{usage_event,usage_delta,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_sum,usage_hour,usage_day,
+                            usage_endpoint_hour,usage_endpoint_day,usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch}'::text[] LOOP
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER arrives BEFORE INSERT ON keysmith_private.%1$I
                  FOR EACH ROW EXECUTE FUNCTION keysmith_private.keep_on_publisher();
@@ -5043,7 +5236,9 @@ FROM (VALUES
     (55, 'keysmith_unsettled_lost_total', 'counter', 'Limits of requests that can no longer be settled, since there was no room to remember them'),
     (56, 'keysmith_failing_addresses', 'gauge', 'Addresses that have failed attempts which count'),
     (57, 'keysmith_failing_addresses_capacity', 'gauge', 'The setting keysmith.max_failing_addresses'),
-    (58, 'keysmith_failures_uncounted_total', 'counter', 'Failed attempts that were not counted for want of room')
+    (58, 'keysmith_failures_uncounted_total', 'counter', 'Failed attempts that were not counted for want of room'),
+    (59, 'keysmith_spend_total', 'counter', 'Credits that the requests of a keyspace have cost'),
+    (60, 'keysmith_units_total', 'counter', 'What the accepted requests of a keyspace have counted for in a unit; (other) sums up the units beyond the first 20')
 ) AS m (place, name, type, help);
 COMMENT ON VIEW keysmith_private.metric_help IS 'The metrics, with their types and descriptions';
 
@@ -5362,6 +5557,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
                (SELECT a.entry FROM keysmith_private.audit_entry a
                 WHERE a.keyspace = k.keyspace ORDER BY a.entry DESC LIMIT 1)
         FROM (SELECT s.keyspace FROM keysmith_private.keyspace s UNION SELECT '*') k
+        UNION ALL
+        SELECT 'keysmith_spend_total', jsonb_build_object('keyspace', k.keyspace), coalesce(s.peak, 0)
+        FROM keysmith_private.keyspace k
+        LEFT JOIN keysmith_private.usage_sum s ON s.keyspace = k.keyspace AND s.unit = ''
+        UNION ALL
+        SELECT 'keysmith_units_total', jsonb_build_object('keyspace', s.keyspace, 'unit', s.unit), s.peak
+        FROM keysmith_private.usage_sum s WHERE s.unit <> ''
         UNION ALL
         SELECT CASE c.relname WHEN 'key' THEN 'keysmith_keys_estimate' ELSE 'keysmith_tenants_estimate' END,
                '{}', greatest(c.reltuples, 0)
@@ -5881,7 +6083,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'limits',       'rate limits of all its keys together, as for mint'),
     ('create_keyspace', 'charges',      'the environments that spend credits; null for {live}'),
     ('create_keyspace', 'managed_by',   'which keys manage keys: any_secret, nobody, or those with a scope'),
-    ('create_keyspace', 'usage_log',    'which requests are recorded: everything, totals, refusals, nothing'),
+    ('create_keyspace', 'usage_log',    'which requests are recorded: everything, totals (counts without rows), refusals, nothing'),
     ('create_keyspace', 'usage_details', 'whether records have endpoint and address'),
     ('create_keyspace', 'error_body',   'the body of errors over HTTP: plain, problem, or a template'),
     ('create_keyspace', 'default_lifetime', 'how long a key lives that is given no expiry, such as 90 days'),
@@ -5895,6 +6097,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'issuer',        'who issues the tokens; null for the keyspace''s name'),
     ('create_keyspace', 'expiring_notice', 'how long before a key ends its event key.expiring is; 0 for no such event; null for 7 days'),
     ('create_keyspace', 'failure_limit', 'how many failed attempts an address has: {"limit": 20, "window": "1 minute"}'),
+    ('create_keyspace', 'usage_tags',   'the tags of log_request that usage_tags totals, such as {model}; at most 4'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
     ('drop_keyspace', 'cascade',        'whether to drop it although keys are neither revoked nor expired'),
