@@ -289,6 +289,7 @@ CREATE TABLE keysmith_private.key_notice (
     key_id  uuid NOT NULL REFERENCES keysmith_private.key ON DELETE CASCADE,
     ends_at timestamptz NOT NULL,
     event   text COLLATE "C" NOT NULL CHECK (event IN ('key.expiring', 'key.expired')),
+    at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     PRIMARY KEY (key_id, ends_at, event)
 );
 COMMENT ON TABLE keysmith_private.key_notice IS 'The events about the ends of keys that are in the audit already';
