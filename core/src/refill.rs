@@ -168,6 +168,16 @@ impl Crossing {
         let crosses = |threshold| before > threshold && after <= threshold;
         Crossing { low: low.is_some_and(crosses), exhausted: crosses(0) }
     }
+
+    /// These events but those that were made already.
+    pub fn without(self, made: Crossing) -> Crossing {
+        Crossing { low: self.low && !made.low, exhausted: self.exhausted && !made.exhausted }
+    }
+
+    /// The events of both.
+    pub fn with(self, other: Crossing) -> Crossing {
+        Crossing { low: self.low || other.low, exhausted: self.exhausted || other.exhausted }
+    }
 }
 
 /// The least number of parts that make up a whole. Both are positive.
