@@ -88,21 +88,6 @@ def test_what_a_settlement_gives_back_makes_no_new_event(db):
     assert spent(db, key, 102) and [event for event, _ in events(db)] == each + ["credits.low", "credits.exhausted"]
 
 
-def test_what_was_spent_before_a_refill_comes_back_up_to_it(db):
-    db.tenant()
-    key = db.mint(refill=Jsonb({"amount": 100, "every": "hour"}))
-    requests = []
-    for _ in range(5):
-        requests.append(spent(db, key, 100))
-        assert balance(db, key=key) == 0
-        db.rows("UPDATE keysmith_private.credit SET refilled_at = refilled_at - interval '1 hour' RETURNING 1")
-        db.rows("UPDATE keysmith_private.charge SET at = at - interval '1 hour' RETURNING 1")
-    last = spent(db, key, 60)
-    assert all(settle(db, request_id, 0) for request_id in requests)
-    assert balance(db, key=key) == 100
-    assert settle(db, last, 0) and balance(db, key=key) == 160
-
-
 def test_what_can_not_be_settled(db):
     db.tenant()
     key = db.mint(credits=20)

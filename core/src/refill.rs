@@ -143,18 +143,6 @@ impl Credits {
         Some(then.saturating_sub(now)).filter(|wait| then < Instant::MAX && *wait <= LONGEST_WAIT)
     }
 
-    /// How much of what a request spent comes back to them. What was spent before the last refill was
-    /// refilled already: they rise to the refill at most.
-    pub fn returned(&self, amount: i64, spent_at: Instant, now: Instant) -> i64 {
-        let (balance, refilled_at) = self.at(now);
-        match self.refill {
-            Some(refill) if spent_at < refilled_at => {
-                amount.min(refill.saturating_sub(balance).max(0))
-            }
-            _ => amount,
-        }
-    }
-
     /// How many periods have begun since the last refill. A last refill that is more than a day
     /// ahead comes from a clock that was wrong. It must not stop refills until then.
     fn due(&self, now: Instant) -> i64 {
@@ -379,23 +367,6 @@ mod tests {
         let wait = |balance| Credits { balance, ..debt }.wait(1, 0);
         assert_eq!(wait(-364_990), Some(LONGEST_WAIT));
         assert_eq!([-365_000, -i64::MAX, i64::MIN].map(wait), [None; 3]);
-    }
-
-    #[test]
-    fn what_was_spent_before_a_refill_fills_up_to_it() {
-        let period = Some(Period { every: Every::Day, anchor: None });
-        let credits = Credits { balance: 4, refill: Some(10), period, refilled_at: DAY };
-        let returned = |balance, amount, spent_at, now| {
-            Credits { balance, ..credits }.returned(amount, spent_at, now)
-        };
-        assert_eq!(returned(4, 7, DAY, DAY + 1), 7);
-        assert_eq!(returned(4, 7, DAY - 1, DAY + 1), 6);
-        assert_eq!(returned(4, 5, DAY - 1, DAY + 1), 5);
-        // A refill that is due comes first.
-        assert_eq!(returned(4, 7, DAY, 2 * DAY), 0);
-        assert_eq!([returned(20, 7, 0, DAY), returned(20, -7, 0, DAY)], [0, -7]);
-        assert_eq!(returned(-15, 30, DAY, 2 * DAY), 15);
-        assert_eq!(Credits { refill: None, period: None, ..credits }.returned(7, 0, DAY), 7);
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn settle_credits(catalog: &Catalog, request_id: &[u8; 16], cost: i64) -> Result
         // It gives back no more than was spent, as nothing costs less than 0.
         let amount = charge.spend.saturating_sub(cost);
         match purse {
-            Some(purse) if amount != 0 => purse.settled(amount, charge.at).store()?,
+            Some(purse) if amount != 0 => purse.changed_by(amount).store()?,
             _ => {}
         }
         match usage_log {

@@ -194,7 +194,7 @@ impl Purse {
     }
 
     /// What they are after an amount was added, or taken if it is negative.
-    fn changed_by(&self, amount: i64) -> Change {
+    pub fn changed_by(&self, amount: i64) -> Change {
         let (before, refilled_at) = self.credits.at(clock::now());
         let after = before.saturating_add(amount);
         // What `settle` gives back was there before: the next fall is not told again.
@@ -207,11 +207,6 @@ impl Purse {
             told: told.with(crossing),
             crossing,
         }
-    }
-
-    /// What settling a charge makes of them, if it gives back an amount, or takes one if it is negative.
-    pub fn settled(&self, amount: i64, spent_at: i64) -> Change {
-        self.changed_by(self.credits.returned(amount, spent_at, clock::now()))
     }
 
     fn is_due(&self) -> bool {
