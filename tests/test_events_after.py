@@ -227,6 +227,23 @@ def test_an_end_by_a_lifetime_of_tenant_or_keyspace(db):
     assert of_key(db, key) == ["mint", "key.expiring", "key.expiring", "key.expired"]
 
 
+def test_an_ended_key_ends_once_until_it_is_usable_again(db):
+    db.tenant()
+    key = db.mint()
+    db.rows("UPDATE keysmith_private.key SET created_at = now() - interval '1 hour' RETURNING 1")
+    for lifetime in ("1 minute", "2 minutes", "1 second", "1 minute"):
+        db.call("alter_tenant", "acme", Jsonb({"max_lifetime": lifetime}))
+        ends(db)
+        wait_until(lambda: "key.expired" in of_key(db, key))
+    assert of_key(db, key) == ["mint", "key.expired"]
+    # It is usable, and ends again.
+    db.call("alter_tenant", "acme", Jsonb({"max_lifetime": None}))
+    assert db.verify(key.api_key).ok
+    move_end(db, key, "0 seconds")
+    ends(db)
+    wait_until(lambda: of_key(db, key).count("key.expired") == 2)
+
+
 def test_a_revoked_key_has_no_end_and_a_keyspace_may_have_no_notice(db):
     db.tenant()
     db.call("create_keyspace", "quiet", Jsonb({"secret": {"live": "q_"}}), expiring_notice="0")

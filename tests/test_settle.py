@@ -65,6 +65,29 @@ def test_refills_pay_debts(db):
         assert balance(db, key=key) == left
 
 
+def test_what_a_settlement_gives_back_makes_no_new_event(db):
+    """Each event comes once until credits are added or refilled."""
+    db.tenant()
+    key = db.mint(credits=101)
+    db.call("alter_key", key.key_id, Jsonb({"credits": {"low": 100}}))
+
+    def fall_three_times():
+        for _ in range(3):
+            assert settle(db, spent(db, key, 101), 0)
+            assert not db.verify(key.api_key, spend=102).ok
+        return [event for event, _ in events(db)]
+
+    each = ["credits.low", "credits.exhausted"]
+    assert fall_three_times() == each
+    # Another threshold is told again; an unchanged one is not.
+    for low, more in [(100, []), (50, ["credits.low"])]:
+        db.call("alter_key", key.key_id, Jsonb({"credits": {"low": low}}))
+        each = each + more
+        assert fall_three_times() == each
+    db.one("add_credits", 1, key_id=key.key_id)
+    assert spent(db, key, 102) and [event for event, _ in events(db)] == each + ["credits.low", "credits.exhausted"]
+
+
 def test_what_can_not_be_settled(db):
     db.tenant()
     key = db.mint(credits=20)

@@ -72,6 +72,61 @@ def test_each_column_on_both_paths(db, path):
     assert (entry["spend"], entry["weights"], entry["subject"], entry["tags"]) == (4, {"calls": 3, **WEIGHTS}, "user-42", EIGHT)
 
 
+def test_spend_is_recorded_only_where_it_is_charged(db):
+    db.tenant(credits=Jsonb({"balance": 10}))
+    test, live = db.mint(environment="test").api_key, db.mint().api_key
+    most = 2**63 - 1
+    requests = [db.verify(test, spend=most), db.verify(test, spend=most), db.verify(live, spend=3), db.verify(live, spend=most)]
+    db.call("flush_usage")
+    assert [request.ok for request in requests] == [True, True, True, False]
+    assert [db.row(ROW, request.request_id).spend for request in requests] == [None, None, 3, None]
+    for view in ("usage_hourly", "usage_daily"):
+        assert db.value(f"SELECT sum(spend) FROM keysmith.{view}") == 3
+    assert db.value("SELECT sum(balance) FROM keysmith_private.credit") == 7
+
+
+def test_sums_beyond_a_bigint_stop_at_the_greatest(db):
+    most = 2**63 - 1
+    db.call("create_keyspace", "k", usage_tags=["model"])
+    db.tenant(keyspace="k", credits=Jsonb({"balance": 1000}))
+    key = db.mint(keyspace="k").api_key
+
+    def three():
+        for n in range(3):
+            decide(db, key, {"model": "small"}, keyspace="k", spend=5, weights=Jsonb({"tokens": 7}))
+            with db.session.transaction():
+                db.verify(key, keyspace="k", spend=5)
+                db.one("log_request", endpoint="/x")
+        db.call("flush_usage")
+
+    def fold():
+        return db.value("SELECT keysmith_private.usage_fold()")
+
+    three()
+    fold()
+    # In the totals.
+    for table, column in [("hour", "spend"), ("day", "spend"), ("endpoint_hour", "spend"), ("endpoint_day", "spend"), ("tag", "spend"),
+                          ("unit", "amount"), ("sum", "amount")]:
+        assert db.rows(f"UPDATE keysmith_private.usage_{table} SET {column} = %s RETURNING 1", most - 1)
+    three()
+    views = {"usage_hourly": "spend", "usage_daily": "spend", "usage_endpoints": "spend", "usage_tags": "spend", "usage_units": "amount"}
+    for _ in ("deltas", "folded"):
+        for view, column in views.items():
+            assert db.value(f"SELECT max({column}) FROM keysmith.{view}") == most
+        assert db.value("SELECT max(u.spend) FROM keysmith_private.tenant t, keysmith_private.usage_totals("
+                        "t.tenant_id, NULL, NULL, 'day', NULL, NULL, 30, 30) AS u WHERE t.name = 'acme'") == most
+        fold()
+    # In one statement, and in deltas that one fold takes.
+    for _ in range(2):
+        db.rows("UPDATE keysmith_private.usage_event SET spend = %s RETURNING 1", most)
+        db.rows("DELETE FROM keysmith_private.usage_event RETURNING 1")
+        three()
+    fold()
+    assert db.value("SELECT max(spend) FROM keysmith.usage_daily") <= most
+    assert db.rows("SELECT FROM keysmith.metrics")
+    db.call("drop_keyspace", "k", cascade=True)
+
+
 def test_later_tags_replace_the_earlier_ones_before_and_after_the_row_is_stored(db):
     db.tenant()
     request = decide(db, db.mint().api_key, {"a": "x", "b": "x"})

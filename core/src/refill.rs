@@ -7,6 +7,8 @@ pub type Instant = i64;
 const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
 const WEEK: i64 = 7 * DAY;
+/// A wait that takes longer is told as one without an end.
+const LONGEST_WAIT: i64 = 36_500 * DAY;
 /// 2000-01-03, a Monday.
 const MONDAY: i64 = 2 * DAY;
 
@@ -122,7 +124,8 @@ impl Credits {
         }
     }
 
-    /// The time until refills suffice for a request, if none comes before it; `None` if they never do.
+    /// The time until refills suffice for a request, if none comes before it; `None` if they never do,
+    /// or only after a hundred years.
     pub fn wait(&self, spend: i64, now: Instant) -> Option<i64> {
         let (balance, _) = self.at(now);
         let refill = self.refill.filter(|refill| *refill >= spend && *refill > 0)?;
@@ -132,8 +135,12 @@ impl Credits {
             // Both are positive, so the sum is no less than their difference.
             debt => ratio(spend.saturating_sub(debt), refill),
         };
+        // No period is shorter than an hour. So what follows is in the range of moments.
+        if periods > LONGEST_WAIT / HOUR {
+            return None;
+        }
         let then = period.start(period.number(now).saturating_add(periods));
-        Some(then.saturating_sub(now)).filter(|_| then < Instant::MAX)
+        Some(then.saturating_sub(now)).filter(|wait| then < Instant::MAX && *wait <= LONGEST_WAIT)
     }
 
     /// How many periods have begun since the last refill. A last refill that is more than a day
@@ -160,6 +167,16 @@ impl Crossing {
     pub fn of(before: i64, after: i64, low: Option<i64>) -> Crossing {
         let crosses = |threshold| before > threshold && after <= threshold;
         Crossing { low: low.is_some_and(crosses), exhausted: crosses(0) }
+    }
+
+    /// These events but those that were made already.
+    pub fn without(self, made: Crossing) -> Crossing {
+        Crossing { low: self.low && !made.low, exhausted: self.exhausted && !made.exhausted }
+    }
+
+    /// The events of both.
+    pub fn with(self, other: Crossing) -> Crossing {
+        Crossing { low: self.low || other.low, exhausted: self.exhausted || other.exhausted }
     }
 }
 
@@ -274,13 +291,14 @@ mod tests {
 
         #[test]
         fn no_moment_and_no_number_overflows(
-            now: i64, anchor: Option<i64>, balance: i64, refill in 1..=i64::MAX, refilled_at: i64,
-            spend in 0..=i64::MAX, which in 0usize..4,
+            now: i64, anchor: Option<i64>, balance: i64, refilled_at: i64,
+            refill in prop_oneof![1..=i64::MAX, 1..100i64, 1..1_000_000_000_000i64],
+            spend in prop_oneof![0..=i64::MAX, 0..10i64], which in 0usize..4,
         ) {
             let period = Some(Period { every: ALL[which], anchor });
             let credits = Credits { balance, refill: Some(refill), period, refilled_at };
             prop_assert!(credits.at(now).0 >= balance);
-            prop_assert!(credits.wait(spend, now).is_none_or(|wait| wait >= 0));
+            prop_assert!(credits.wait(spend, now).is_none_or(|wait| (0..=LONGEST_WAIT).contains(&wait)));
         }
 
         #[test]
@@ -345,6 +363,10 @@ mod tests {
         assert_eq!(debt.wait(5, 0), Some(3 * DAY));
         assert_eq!(debt.wait(6, 0), Some(4 * DAY));
         assert_eq!(debt.wait(11, 0), None);
+        // A hundred years at most.
+        let wait = |balance| Credits { balance, ..debt }.wait(1, 0);
+        assert_eq!(wait(-364_990), Some(LONGEST_WAIT));
+        assert_eq!([-365_000, -i64::MAX, i64::MIN].map(wait), [None; 3]);
     }
 
     #[test]

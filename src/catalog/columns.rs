@@ -62,6 +62,7 @@ columns! {
     credit {
         credit_id: Uuid, key_id: Uuid, tenant_id: Uuid, balance: Bigint, refill: Bigint,
         every: Text, refilled_at: Timestamp, anchor: Timestamp, low: Bigint, told: Boolean,
+        told_low: Boolean,
     }
     charge {
         request_id: Uuid, credit_id: Uuid, tenant_id: Uuid, key_id: Uuid, spend: Bigint, at: Timestamp,

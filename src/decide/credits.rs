@@ -53,8 +53,8 @@ pub struct Purse {
     credit_id: [u8; 16],
     credits: Credits,
     low: Option<i64>,
-    /// Whether `credits.exhausted` was noted since they last rose.
-    told: bool,
+    /// The events that were made since they were last added or refilled.
+    told: Crossing,
 }
 
 /// The request that is charged.
@@ -88,7 +88,7 @@ pub fn charge(
             let purse = Purse::read(row)?;
             let Some(change) = purse.without(spend) else {
                 // Nobody waits to note that credits are exhausted: another refusal does it.
-                let is_noted = intent == Intent::Look || purse.told && !purse.is_due();
+                let is_noted = intent == Intent::Look || purse.told.exhausted && !purse.is_due();
                 let outcome = purse.exhausted(spend);
                 return Some(if !is_noted && row.holder().is_none() && row.lock(relation) {
                     Turn::Refused(outcome, purse)
@@ -180,7 +180,10 @@ impl Purse {
                 refilled_at: row.timestamp(column::refilled_at)?,
             },
             low: row.bigint(column::low),
-            told: row.boolean(column::told),
+            told: Crossing {
+                low: row.boolean(column::told_low),
+                exhausted: row.boolean(column::told),
+            },
         })
     }
 
@@ -194,14 +197,15 @@ impl Purse {
     pub fn changed_by(&self, amount: i64) -> Change {
         let (before, refilled_at) = self.credits.at(clock::now());
         let after = before.saturating_add(amount);
-        let crossing = Crossing::of(before, after, self.low);
-        let told = self.told && !self.is_due() && after <= before;
+        // What `settle` gives back was there before: the next fall is not told again.
+        let told = if self.is_due() { Crossing::default() } else { self.told };
+        let crossing = Crossing::of(before, after, self.low).without(told);
         Change {
             credit_id: self.credit_id,
             after,
             refilled_at,
-            told: told || crossing.exhausted,
-            crossing: Crossing { exhausted: crossing.exhausted && !told, ..crossing },
+            told: told.with(crossing),
+            crossing,
         }
     }
 
@@ -218,11 +222,11 @@ impl Purse {
         }
     }
 
-    /// Notes the first refusal since they last rose. The row is locked.
+    /// Notes the first refusal since they were last added or refilled. The row is locked.
     fn note_refusal(&self) -> Result<()> {
         let unchanged = self.changed_by(0);
         let crossing = Crossing { exhausted: true, ..unchanged.crossing };
-        Change { told: true, crossing, ..unchanged }.store()
+        Change { told: unchanged.told.with(crossing), crossing, ..unchanged }.store()
     }
 }
 
@@ -231,7 +235,7 @@ pub struct Change {
     pub credit_id: [u8; 16],
     pub after: i64,
     refilled_at: i64,
-    told: bool,
+    told: Crossing,
     /// The events that it makes.
     crossing: Crossing,
 }
@@ -240,14 +244,15 @@ impl Change {
     pub fn store(&self) -> Result<()> {
         change(
             saved!(
-                "UPDATE keysmith_private.credit SET balance = $2, refilled_at = $3, told = $4
-                 WHERE credit_id = $1"
+                "UPDATE keysmith_private.credit
+                 SET balance = $2, refilled_at = $3, told = $4, told_low = $5 WHERE credit_id = $1"
             ),
             &[
                 Param::uuid(&self.credit_id),
                 Param::bigint(Some(self.after)),
                 Param::timestamp(Some(self.refilled_at)),
-                Param::boolean(self.told),
+                Param::boolean(self.told.exhausted),
+                Param::boolean(self.told.low),
             ],
         )?;
         note_events(&self.credit_id, self.crossing, self.after)
@@ -259,20 +264,29 @@ pub fn note_fall(credit_id: &[u8; 16], before: i64, after: i64) -> Result<()> {
     if after >= before {
         return Ok(());
     }
-    let low = spi::first(
-        saved!("SELECT low, told FROM keysmith_private.credit WHERE credit_id = $1"),
+    let found = spi::first(
+        saved!("SELECT low, told_low, told FROM keysmith_private.credit WHERE credit_id = $1"),
         &[Param::uuid(credit_id)],
-        |row| Some((row.bigint(1), row.boolean(2))),
+        |row| {
+            let told = Crossing { low: row.boolean(2), exhausted: row.boolean(3) };
+            Some((row.bigint(1), told))
+        },
     )?;
-    let (low, told) = low.unwrap_or_default();
-    let crossing = Crossing::of(before, after, low);
-    if crossing.exhausted {
+    let (low, told) = found.unwrap_or_default();
+    let crossing = Crossing::of(before, after, low).without(told);
+    if crossing != Crossing::default() {
         change(
-            saved!("UPDATE keysmith_private.credit SET told = true WHERE credit_id = $1"),
-            &[Param::uuid(credit_id)],
+            saved!(
+                "UPDATE keysmith_private.credit SET told = told OR $2, told_low = told_low OR $3
+                 WHERE credit_id = $1"
+            ),
+            &[
+                Param::uuid(credit_id),
+                Param::boolean(crossing.exhausted),
+                Param::boolean(crossing.low),
+            ],
         )?;
     }
-    let crossing = Crossing { exhausted: crossing.exhausted && !told, ..crossing };
     note_events(credit_id, crossing, after)
 }
 

@@ -168,7 +168,10 @@ impl Credits {
         let keeps_period =
             self.refill.is_absent() && self.every.is_absent() && self.anchor.is_absent();
         let refilled_at = held.filter(|_| keeps_period).and_then(|held| held.refilled_at);
-        let told = held.is_some_and(|held| held.told && balance <= held.balance);
+        let told = held.filter(|held| balance <= held.balance).map(|held| held.told);
+        let told = told.unwrap_or_default();
+        let is_threshold_kept = held.is_some_and(|held| held.low == low);
+        let told = refill::Crossing { low: told.low && is_threshold_kept, ..told };
         Ok(Held { balance, refill, every, anchor, low, refilled_at, told })
     }
 }
@@ -189,8 +192,8 @@ struct Held {
     low: Option<i64>,
     /// The time of the last refill; `None` if that is now.
     refilled_at: Option<i64>,
-    /// Whether `credits.exhausted` was noted since they last rose.
-    told: bool,
+    /// The events that were made since they were last added or refilled.
+    told: refill::Crossing,
 }
 
 impl Held {
@@ -205,7 +208,7 @@ impl Held {
         }
         spi::first(
             saved!(
-                "SELECT balance, refill, every, anchor, low, refilled_at, told
+                "SELECT balance, refill, every, anchor, low, refilled_at, told_low, told
                  FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2 FOR UPDATE"
             ),
             &holder.params(),
@@ -219,7 +222,10 @@ impl Held {
                     refilled_at: row.timestamp(6)?,
                 };
                 let (balance, refilled_at) = credits.at(clock::now());
-                let told = row.boolean(7) && refilled_at == credits.refilled_at;
+                let told = match refilled_at == credits.refilled_at {
+                    true => refill::Crossing { low: row.boolean(7), exhausted: row.boolean(8) },
+                    false => refill::Crossing::default(),
+                };
                 let (low, refilled_at) = (row.bigint(5), Some(refilled_at));
                 Some(Held { balance, refill, every, anchor, low, refilled_at, told })
             },
@@ -232,14 +238,15 @@ impl Held {
             ($column:literal) => {
                 saved!(concat!(
                     "INSERT INTO keysmith_private.credit (
-                         key_id, tenant_id, balance, refill, every, refilled_at, anchor, low, told)
-                     VALUES ($1, $2, $3, $4, $5, coalesce($6, pg_catalog.clock_timestamp()), $7, $8, $9)
+                         key_id, tenant_id, balance, refill, every, refilled_at, anchor, low, told,
+                         told_low)
+                     VALUES ($1, $2, $3, $4, $5, coalesce($6, pg_catalog.clock_timestamp()), $7, $8, $9, $10)
                      ON CONFLICT (",
                     $column,
                     ") DO UPDATE SET balance = excluded.balance, refill = excluded.refill,
                          every = excluded.every, refilled_at = excluded.refilled_at,
                          anchor = excluded.anchor, low = excluded.low,
-                         told = excluded.told
+                         told = excluded.told, told_low = excluded.told_low
                      RETURNING credit_id"
                 ))
             };
@@ -261,7 +268,8 @@ impl Held {
                 Param::timestamp(self.refilled_at),
                 Param::timestamp(self.anchor),
                 Param::bigint(self.low),
-                Param::boolean(self.told),
+                Param::boolean(self.told.exhausted),
+                Param::boolean(self.told.low),
             ],
             |row| row.uuid(1),
         )?;
@@ -309,7 +317,11 @@ pub fn give(holder: CreditHolder, credits: Option<&Credits>) -> Result<()> {
 fn set_low(holder: CreditHolder, low: Option<i64>) -> Result<()> {
     let [key, tenant] = holder.params();
     spi::execute(
-        saved!("UPDATE keysmith_private.credit SET low = $3 WHERE key_id = $1 OR tenant_id = $2"),
+        saved!(
+            "UPDATE keysmith_private.credit
+             SET low = $3, told_low = told_low AND low IS NOT DISTINCT FROM $3
+             WHERE key_id = $1 OR tenant_id = $2"
+        ),
         &[key, tenant, Param::bigint(low)],
     )
     .map(|_| ())
@@ -353,6 +365,7 @@ pub fn add(holder: CreditHolder, amount: i64) -> Result<i64> {
         return Err(Error::new(Code::Conflict, message));
     }
     let held = held.unwrap_or_default();
-    Held { balance, told: held.told && amount < 0, ..held }.store(holder, Some(before))?;
+    let told = if amount < 0 { held.told } else { Default::default() };
+    Held { balance, told, ..held }.store(holder, Some(before))?;
     Ok(balance)
 }

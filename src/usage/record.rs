@@ -41,8 +41,9 @@ pub fn decided(
     }
     let (mut method_room, mut endpoint_room, mut weights_room) =
         (Vec::new(), Vec::new(), Vec::new());
-    let spend =
-        (reason == Reason::Ok && request.spend > 0).then_some(request.spend.min(event::MOST_SPEND));
+    let is_charged =
+        reason == Reason::Ok && request.spend > 0 && policy.charges(holder.environment);
+    let spend = is_charged.then_some(request.spend.min(event::MOST_SPEND));
     let record = Record::Event(Event {
         at: request.at,
         request_id: verdict.request_id,

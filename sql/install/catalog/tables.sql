@@ -289,6 +289,7 @@ CREATE TABLE keysmith_private.key_notice (
     key_id  uuid NOT NULL REFERENCES keysmith_private.key ON DELETE CASCADE,
     ends_at timestamptz NOT NULL,
     event   text COLLATE "C" NOT NULL CHECK (event IN ('key.expiring', 'key.expired')),
+    at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     PRIMARY KEY (key_id, ends_at, event)
 );
 COMMENT ON TABLE keysmith_private.key_notice IS 'The events about the ends of keys that are in the audit already';
@@ -353,6 +354,7 @@ CREATE TABLE keysmith_private.credit (
     anchor      timestamptz CHECK (pg_catalog.isfinite(anchor)),
     low         bigint CHECK (low >= 0),
     told        boolean NOT NULL DEFAULT false,
+    told_low    boolean NOT NULL DEFAULT false,
     CHECK (pg_catalog.num_nonnulls(key_id, tenant_id) = 1),
     CHECK ((refill IS NULL) = (every IS NULL)),
     CHECK (anchor IS NULL OR every IS NOT NULL)
@@ -365,6 +367,7 @@ COMMENT ON COLUMN keysmith_private.credit.balance IS 'What is left; less than 0 
 COMMENT ON COLUMN keysmith_private.credit.anchor IS 'A moment when a period begins; null for the periods of the calendar, in UTC';
 COMMENT ON COLUMN keysmith_private.credit.low IS 'The event credits.low is made when the balance falls to this';
 COMMENT ON COLUMN keysmith_private.credit.told IS 'Whether the event credits.exhausted was made since credits were last added or refilled';
+COMMENT ON COLUMN keysmith_private.credit.told_low IS 'Whether the event credits.low was made since then, with this threshold';
 
 -- A row for each request that spent. It is found by the id alone, which begins with the time: so old
 -- rows are the first of the index.

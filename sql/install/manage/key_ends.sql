@@ -15,7 +15,9 @@ WHERE k.revoked_at IS NULL
        -- The end of a key with a successor was asked for.
        OR k.rotated_to IS NULL AND s.expiring_notice > '0' AND e.ends_at - s.expiring_notice <= pg_catalog.clock_timestamp())
   AND NOT EXISTS (SELECT FROM keysmith_private.key_notice n
-                  WHERE n.key_id = k.key_id AND n.ends_at = e.ends_at AND n.event = e.event);
+                  WHERE n.key_id = k.key_id AND n.event = e.event
+                    -- It had ended when that was noted, so it was not usable until this end either.
+                    AND (n.ends_at = e.ends_at OR n.event = 'key.expired' AND e.ends_at <= n.at));
 COMMENT ON VIEW keysmith_private.due_key_notice IS
 'Keys that have ended or will end soon, as a verdict has it, and whose event is not in the audit yet';
 

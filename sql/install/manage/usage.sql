@@ -138,7 +138,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
           AND (usage_totals.environment IS NULL OR u.environment = usage_totals.environment)
           AND u.day >= (b.begins AT TIME ZONE 'UTC')::date AND u.day <= (b.upto AT TIME ZONE 'UTC')::date
     ), amounts AS (
-        SELECT date_trunc(usage_totals.per, u.hour, 'UTC') AS at, u.unit, sum(u.amount)::bigint AS amount
+        SELECT date_trunc(usage_totals.per, u.hour, 'UTC') AS at, u.unit, keysmith_private.to_bigint(sum(u.amount)) AS amount
         FROM keysmith_private.all_usage_units u, bounds b
         WHERE u.tenant_id = usage_totals.tenant_id
           AND (usage_totals.key_id IS NULL OR u.key_id = usage_totals.key_id)
@@ -149,7 +149,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT a.at, jsonb_object_agg(a.unit, a.amount) AS units FROM amounts a GROUP BY a.at
     )
     SELECT c.at, sum(c.requests)::bigint, coalesce(sum(c.requests) FILTER (WHERE c.outcome <> 'ok'), 0)::bigint,
-           sum(c.spend)::bigint, coalesce(a.units, '{}')
+           keysmith_private.to_bigint(sum(c.spend)), coalesce(a.units, '{}')
     FROM counts c LEFT JOIN units a USING (at) GROUP BY c.at, a.units ORDER BY c.at
 $$;
 COMMENT ON FUNCTION keysmith_private.usage_totals(

@@ -176,9 +176,16 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Sums of credits may be larger than a bigint. It is the same wherever names are looked up, so that it can be inlined.
+CREATE FUNCTION keysmith_private.to_bigint(amount numeric) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT least(greatest($1, '-9223372036854775808'), '9223372036854775807')::bigint
+$$;
+COMMENT ON FUNCTION keysmith_private.to_bigint(numeric) IS 'A number, or the bigint that is nearest to it';
+
 CREATE FUNCTION keysmith_private.units(weights jsonb, OUT unit text, OUT amount bigint) RETURNS SETOF record
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT left(key, 40), (value::text)::numeric::bigint FROM jsonb_each(weights)
+    SELECT left(key, 40), keysmith_private.to_bigint((value::text)::numeric) FROM jsonb_each(weights)
     WHERE key <> 'calls' AND jsonb_typeof(value) = 'number'
 $$;
 COMMENT ON FUNCTION keysmith_private.units(jsonb) IS 'The units of weights other than calls';
@@ -216,7 +223,7 @@ BEGIN
                count(*), count(*) FILTER (WHERE outcome <> 'ok'), count(latency),
                coalesce(sum(latency), '0'),
                max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok'), min(at),
-               coalesce(sum(spend), 0)
+               keysmith_private.to_bigint(coalesce(sum(spend), 0))
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
@@ -229,18 +236,18 @@ BEGIN
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
         INSERT INTO keysmith_private.usage_unit_delta
-        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, sum(amount)
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, keysmith_private.to_bigint(sum(amount))
         FROM new_rows AS rows, LATERAL keysmith_private.units(weights) AS u
         WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
         INSERT INTO keysmith_private.usage_tag_delta
-        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, count(*), coalesce(sum(spend), 0)
+        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, count(*), keysmith_private.to_bigint(coalesce(sum(spend), 0))
         FROM new_rows AS rows, LATERAL keysmith_private.counted_tags(counted_tags, tags) AS t
         WHERE counted_tags IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
     ELSIF TG_OP = 'DELETE' THEN
         INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                -count(*), -count(*) FILTER (WHERE outcome <> 'ok'), -count(latency),
-               -coalesce(sum(latency), '0'), NULL, min(at), -coalesce(sum(spend), 0)
+               -coalesce(sum(latency), '0'), NULL, min(at), keysmith_private.to_bigint(-coalesce(sum(spend), 0))
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
@@ -253,11 +260,11 @@ BEGIN
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
         INSERT INTO keysmith_private.usage_unit_delta
-        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, -sum(amount)
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, keysmith_private.to_bigint(-sum(amount))
         FROM old_rows AS rows, LATERAL keysmith_private.units(weights) AS u
         WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
         INSERT INTO keysmith_private.usage_tag_delta
-        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, -count(*), -coalesce(sum(spend), 0)
+        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, -count(*), keysmith_private.to_bigint(-coalesce(sum(spend), 0))
         FROM old_rows AS rows, LATERAL keysmith_private.counted_tags(counted_tags, tags) AS t
         WHERE counted_tags IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
     ELSE
@@ -272,7 +279,7 @@ BEGIN
                coalesce(sum(sign) FILTER (WHERE latency IS NOT NULL), 0),
                coalesce(sum(sign * latency), '0'),
                max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok' AND sign = 1),
-               CASE WHEN moved THEN min(at) END, coalesce(sum(sign * spend), 0)
+               CASE WHEN moved THEN min(at) END, keysmith_private.to_bigint(coalesce(sum(sign * spend), 0))
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
@@ -288,12 +295,12 @@ BEGIN
                 OR sum(sign) FILTER (WHERE latency IS NOT NULL) <> 0
                 OR sum(sign) FILTER (WHERE outcome <> 'ok') <> 0);
         INSERT INTO keysmith_private.usage_unit_delta
-        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, sum(sign * amount)
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, keysmith_private.to_bigint(sum(sign * amount))
         FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows, LATERAL keysmith_private.units(weights) AS u
         WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5
         HAVING sum(sign * amount) <> 0;
         INSERT INTO keysmith_private.usage_tag_delta
-        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, sum(sign), coalesce(sum(sign * spend), 0)
+        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, sum(sign), keysmith_private.to_bigint(coalesce(sum(sign * spend), 0))
         FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows,
              LATERAL keysmith_private.counted_tags(counted_tags, tags) AS t
         WHERE counted_tags IS NOT NULL GROUP BY 1, 2, 3, 4, 5
@@ -349,13 +356,13 @@ BEGIN
         DELETE FROM keysmith_private.usage_delta RETURNING *
     ), keys AS MATERIALIZED (
         SELECT tenant_id, period, key_id, environment, status, outcome,
-               sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency, sum(spend) AS spend,
+               sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend,
                sum(gone) AS gone, max(used_at) AS used_at, min(changed_from) AS changed_from, count(*) AS deltas
         FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
     ), endpoints AS MATERIALIZED (
         SELECT tenant_id, period, environment, method, endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency, sum(spend) AS spend, count(*) AS deltas
+               sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend, count(*) AS deltas
         FROM taken WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5
     ), hours AS (
         INSERT INTO keysmith_private.usage_hour AS u
@@ -366,28 +373,28 @@ BEGIN
             requests = u.requests + excluded.requests,
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency,
-            spend = u.spend + excluded.spend,
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend),
             gone = u.gone + excluded.gone
     ), days AS (
         INSERT INTO keysmith_private.usage_day AS u
             (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend, gone)
         SELECT tenant_id, date_trunc('day', period, 'UTC'), key_id, environment, status, outcome,
-               sum(requests), sum(timed), sum(latency), sum(spend), sum(gone)
+               sum(requests), sum(timed), sum(latency), keysmith_private.to_bigint(sum(spend)), sum(gone)
         FROM keys GROUP BY 1, 2, 3, 4, 5, 6
         ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
             requests = u.requests + excluded.requests,
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency,
-            spend = u.spend + excluded.spend,
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend),
             gone = u.gone + excluded.gone
     ), unit_deltas AS (
         DELETE FROM keysmith_private.usage_unit_delta RETURNING *
     ), units AS (
         INSERT INTO keysmith_private.usage_unit AS u
-        SELECT tenant_id, period, key_id, environment, unit, sum(amount)
+        SELECT tenant_id, period, key_id, environment, unit, keysmith_private.to_bigint(sum(amount))
         FROM unit_deltas GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT (tenant_id, period, key_id, environment, unit) DO UPDATE SET
-            amount = u.amount + excluded.amount
+            amount = keysmith_private.to_bigint(u.amount::numeric + excluded.amount)
     ), sums AS (
         SELECT t.keyspace, d.unit, sum(d.amount) AS amount, bool_or(s.unit IS NOT NULL) AS is_known
         FROM (SELECT tenant_id, '' COLLATE "C" AS unit, spend AS amount FROM keys WHERE spend <> 0
@@ -403,16 +410,16 @@ BEGIN
     ), bounded_sums AS (
         INSERT INTO keysmith_private.usage_sum AS u
         SELECT keyspace, CASE WHEN is_known OR unit = '' OR rank <= most_units THEN unit ELSE '(other)' END,
-               sum(amount), greatest(sum(amount), 0)
+               keysmith_private.to_bigint(sum(amount)), greatest(keysmith_private.to_bigint(sum(amount)), 0)
         FROM ranked_sums GROUP BY 1, 2
         ON CONFLICT (keyspace, unit) DO UPDATE SET
-            amount = u.amount + excluded.amount,
-            peak = greatest(u.peak, u.amount + excluded.amount)
+            amount = keysmith_private.to_bigint(u.amount::numeric + excluded.amount),
+            peak = greatest(u.peak, keysmith_private.to_bigint(u.amount::numeric + excluded.amount))
     ), tag_deltas AS (
         DELETE FROM keysmith_private.usage_tag_delta RETURNING *
     ), tags AS (
         SELECT d.*, u.value IS NOT NULL AS is_known
-        FROM (SELECT tenant_id, period, tag, environment, value, sum(requests) AS requests, sum(spend) AS spend
+        FROM (SELECT tenant_id, period, tag, environment, value, sum(requests) AS requests, keysmith_private.to_bigint(sum(spend)) AS spend
               FROM tag_deltas GROUP BY 1, 2, 3, 4, 5) AS d
         LEFT JOIN keysmith_private.usage_tag u USING (tenant_id, period, tag, environment, value)
         WHERE d.requests <> 0 OR d.spend <> 0
@@ -431,11 +438,11 @@ BEGIN
         INSERT INTO keysmith_private.usage_tag AS u
         SELECT tenant_id, period, tag, environment,
                CASE WHEN is_known OR rank <= free THEN value ELSE '(other)' END,
-               sum(requests), sum(spend)
+               sum(requests), keysmith_private.to_bigint(sum(spend))
         FROM ranked_tags GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT (tenant_id, period, tag, environment, value) DO UPDATE SET
             requests = u.requests + excluded.requests,
-            spend = u.spend + excluded.spend
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend)
     ), lasts AS (
         INSERT INTO keysmith_private.usage_last AS u (key_id, used_at)
         SELECT key_id, max(used_at) FROM keys WHERE used_at IS NOT NULL GROUP BY 1
@@ -443,7 +450,7 @@ BEGIN
     ), by_endpoint AS (
         SELECT span, tenant_id, date_trunc(span, period, 'UTC') AS period, environment, method, endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency, sum(spend) AS spend
+               sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend
         FROM endpoints, (VALUES ('hour'), ('day')) AS spans (span)
         GROUP BY 1, 2, 3, 4, 5, 6
     ), known AS (
@@ -479,7 +486,7 @@ BEGIN
                CASE WHEN is_known OR rank <= free THEN method ELSE '' END AS method,
                CASE WHEN is_known OR rank <= free THEN endpoint ELSE '(other)' END AS endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency, sum(spend) AS spend
+               sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend
         FROM ranked GROUP BY 1, 2, 3, 4, 5, 6
     ), endpoint_hours AS (
         INSERT INTO keysmith_private.usage_endpoint_hour AS u
@@ -491,7 +498,7 @@ BEGIN
             refused = u.refused + excluded.refused,
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency,
-            spend = u.spend + excluded.spend
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend)
     ), endpoint_days AS (
         INSERT INTO keysmith_private.usage_endpoint_day AS u
             (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend)
@@ -502,7 +509,7 @@ BEGIN
             refused = u.refused + excluded.refused,
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency,
-            spend = u.spend + excluded.spend
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend)
     ), changed AS (
         SELECT tenant_id, holder, period, min(changed_from) AS changed_from
         FROM keys, unnest(ARRAY[key_id, tenant_id]) AS holder

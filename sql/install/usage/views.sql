@@ -37,7 +37,7 @@ CREATE VIEW keysmith_private.all_usage_hourly AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id, pg_catalog.sum(u.spend)::bigint AS spend
+       u.tenant_id, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend
 FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_hour
       UNION ALL
@@ -66,7 +66,7 @@ SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace,
        u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id, pg_catalog.sum(u.spend)::bigint AS spend
+       u.tenant_id, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend
 FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_day
       UNION ALL
@@ -93,7 +93,7 @@ COMMENT ON COLUMN keysmith.usage_daily.spend IS 'The sum of the credits that the
 
 CREATE VIEW keysmith_private.all_usage_units AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.unit,
-       pg_catalog.sum(u.amount)::bigint AS amount, u.tenant_id
+       keysmith_private.to_bigint(pg_catalog.sum(u.amount)) AS amount, u.tenant_id
 FROM (SELECT period, tenant_id, key_id, environment, unit, amount FROM keysmith_private.usage_unit
       UNION ALL
       SELECT period, tenant_id, key_id, environment, unit, amount FROM keysmith_private.usage_unit_delta) AS u
@@ -114,7 +114,7 @@ COMMENT ON COLUMN keysmith.usage_units.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith_private.all_usage_tags AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment, u.tag, u.value,
-       pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.spend)::bigint AS spend, u.tenant_id
+       pg_catalog.sum(u.requests)::bigint AS requests, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend, u.tenant_id
 FROM (SELECT period, tenant_id, tag, environment, value, requests, spend FROM keysmith_private.usage_tag
       UNION ALL
       SELECT period, tenant_id, tag, environment, value, requests, spend FROM keysmith_private.usage_tag_delta) AS u
@@ -139,7 +139,7 @@ SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace,
        nullif(u.method, '') AS method, nullif(u.endpoint, '') AS endpoint,
        pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.refused)::bigint AS refused,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id, pg_catalog.sum(u.spend)::bigint AS spend
+       u.tenant_id, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend
 FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency, spend
       FROM keysmith_private.usage_endpoint_day
       UNION ALL
