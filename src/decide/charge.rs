@@ -71,7 +71,7 @@ impl<'c> Charge<'c> {
             let Some(found) = limits::claims(policy, account, &counted) else {
                 return Ok((Reason::LimitsUnavailable, standing));
             };
-            let (outcome, counted) = limit::take(found);
+            let (outcome, counted) = limit::take(found, self.can_settle);
             taken = counted;
             let (reason, after) = told(outcome);
             if reason != Reason::Ok {
