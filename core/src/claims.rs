@@ -210,8 +210,10 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
         for (claim, mark) in marked.filter(|(claim, _)| claim.unit == unit && amount != 0) {
             let part = self.part(claim);
             let before = part.find(claim.bucket);
-            let after = match (at_rate(before, claim, now), mark) {
-                (bucket, _) if difference > 0 => bucket.charged(claim.rate, now, amount),
+            // The limit may have been altered: a bucket keeps the rate that it has now.
+            let bucket = before.unwrap_or(Bucket::full(claim.rate));
+            let after = match (bucket, mark) {
+                (bucket, _) if difference > 0 => bucket.charged(now, amount),
                 (bucket, Some(mark)) if before.is_some() => {
                     bucket.given_back_since(*mark, now, amount)
                 }
@@ -403,6 +405,27 @@ mod tests {
         assert!(settle(&parts, &asked(1, 1), i64::MIN));
         assert!(matches!(take(&parts, &asked(1, 6), 0), Admission::Refused { .. }));
         assert!(matches!(take(&parts, &asked(1, 5), 0), Admission::Passed { .. }));
+    }
+
+    #[test]
+    fn settling_does_not_bring_back_a_rate_that_was_lowered() {
+        let parts = [4, 4].map(|capacity| RefCell::new(Part::new(capacity)));
+        let at = |limit, window| {
+            let rate = Rate::new(limit, window, 1_000).unwrap();
+            [Claim { rate, weight: 1_000, ..of(b"tokens", 1_000, 1, 1) }]
+        };
+        let (fast, slow) = (at(1_000, 1_000_000), at(1_000, 86_400_000_000));
+        assert!(matches!(take(&parts, &fast, 0), Admission::Passed { .. }));
+        let mark = with(&parts, &fast, |parts| parts.mark(&fast[0]));
+        assert!(matches!(take(&parts, &slow, 1_000_000), Admission::Passed { .. }));
+        for (second, difference) in [(2, 1), (4, 1), (6, -1), (8, 1)] {
+            let now = second * 1_000_000;
+            assert!(with(&parts, &fast, |parts| {
+                parts.settle(now, &[mark], b"tokens", difference)
+            }));
+            let outcome = take(&parts, &slow, now + 1_500_000);
+            assert!(matches!(outcome, Admission::Refused { .. }), "{second}");
+        }
     }
 
     proptest! {

@@ -174,12 +174,12 @@ impl Bucket {
     /// The bucket after it was charged for what was used already, even beyond what it holds. Then it
     /// is in debt, and refuses every call until that has come back. The debt is at most ten times what
     /// the bucket holds: so it ends after eleven times the time in which an empty bucket fills.
-    pub fn charged(self, rate: Rate, now: u64, weight: u32) -> Bucket {
+    pub fn charged(self, now: u64, weight: u32) -> Bucket {
         const MOST_DEBTS: u128 = 10;
-        let before = self.converted(rate, now);
+        let rate = self.rate;
         let most = rate.moment(now).saturating_add(rate.whole().saturating_mul(1 + MOST_DEBTS));
-        let after = before.taken(rate, now, weight);
-        Bucket { full_at: after.full_at.min(most.max(before.full_at)), ..after }
+        let after = self.taken(rate, now, weight);
+        Bucket { full_at: after.full_at.min(most.max(self.full_at)), ..after }
     }
 
     /// The bucket after a call was given back.
@@ -361,7 +361,7 @@ mod tests {
             }
             for weight in charged {
                 let before = bucket.missing(now);
-                bucket = bucket.charged(rate, now, weight);
+                bucket = bucket.charged(now, weight);
                 let most = 11 * rate.whole();
                 prop_assert_eq!(bucket.missing(now), (before + rate.parts(weight)).min(most));
             }
@@ -375,8 +375,7 @@ mod tests {
         }
 
         /// What requests really used stays within the rate in any span of time, whenever and in whatever
-        /// order they are settled. What settling charges later counts as used then, and is let through
-        /// in any case.
+        /// order they are settled. What is charged later comes on top of that.
         #[test]
         fn what_was_really_used_stays_within_the_rate(
             burst in 1u32..40, limit in 1u32..5,
@@ -400,7 +399,7 @@ mod tests {
                             used[n].1 = u64::from(cost);
                             bucket.given_back_since(mark, now, weight - cost)
                         }
-                        Some(more) => bucket.charged(rate, now, more),
+                        Some(more) => bucket.charged(now, more),
                     };
                 }
             }
