@@ -88,6 +88,14 @@ def test_what_time_has_refilled_is_not_given_back_again(db):
     assert left(db, key) <= 1 + (time.monotonic() - began) * 250
 
 
+def test_a_unit_that_the_request_did_not_name_is_not_charged(db):
+    db.tenant()
+    key = db.mint(limits=Jsonb([TOKENS, TOKENS | {"name": "images", "unit": "images"}]))
+    request_id = db.verify(key.api_key, weights=Jsonb({"images": 1})).request_id
+    assert settle(db, request_id, tokens=70)
+    assert ask(db, key, 100).ok
+
+
 def test_credits_and_units_at_once(db):
     db.tenant()
     key = db.mint(credits=100, limits=Jsonb([TOKENS]))
