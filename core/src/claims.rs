@@ -3,7 +3,7 @@
 //! The buckets are in parts with a lock each. All parts of a decision are locked before any
 //! bucket is looked at. So the counts are exact, however many sessions call at the same time.
 
-use crate::buckets::{Owner, Part};
+use crate::buckets::{NOBODY, Owner, Part};
 use crate::gcra::{Bucket, Check, Mark, Rate};
 use std::ops::DerefMut;
 
@@ -213,7 +213,8 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
             // The limit may have been altered: a bucket keeps the rate that it has now.
             let bucket = before.unwrap_or(Bucket::full(claim.rate));
             let after = match (bucket, mark) {
-                (bucket, _) if difference > 0 => bucket.charged(now, amount),
+                // Nobody pays for the debt of another tenant.
+                (bucket, _) if difference > 0 => bucket.charged(now, amount, claim.owner == NOBODY),
                 (bucket, Some(mark)) if before.is_some() => {
                     bucket.given_back_since(*mark, now, amount)
                 }
@@ -405,6 +406,16 @@ mod tests {
         assert!(settle(&parts, &asked(1, 1), i64::MIN));
         assert!(matches!(take(&parts, &asked(1, 6), 0), Admission::Refused { .. }));
         assert!(matches!(take(&parts, &asked(1, 5), 0), Admission::Passed { .. }));
+    }
+
+    #[test]
+    fn a_bucket_that_tenants_share_has_no_debt() {
+        let parts = [4, 4].map(|capacity| RefCell::new(Part::new(capacity)));
+        let shared = [Claim { owner: NOBODY, ..of(b"tokens", 1, 1, 5) }];
+        assert!(matches!(take(&parts, &shared, 0), Admission::Passed { .. }));
+        assert!(settle(&parts, &shared, 1_000_000_000));
+        assert!(matches!(take(&parts, &shared, 999_999), Admission::Refused { .. }));
+        assert!(matches!(take(&parts, &shared, 1_000_000), Admission::Passed { .. }));
     }
 
     #[test]

@@ -174,10 +174,12 @@ impl Bucket {
     /// The bucket after it was charged for what was used already, even beyond what it holds. Then it
     /// is in debt, and refuses every call until that has come back. The debt is at most ten times what
     /// the bucket holds: so it ends after eleven times the time in which an empty bucket fills.
-    pub fn charged(self, now: u64, weight: u32) -> Bucket {
+    /// One that `is_shared` has no debt.
+    pub fn charged(self, now: u64, weight: u32, is_shared: bool) -> Bucket {
         const MOST_DEBTS: u128 = 10;
+        let debts = if is_shared { 0 } else { MOST_DEBTS };
         let rate = self.rate;
-        let most = rate.moment(now).saturating_add(rate.whole().saturating_mul(1 + MOST_DEBTS));
+        let most = rate.moment(now).saturating_add(rate.whole().saturating_mul(1 + debts));
         let after = self.taken(rate, now, weight);
         Bucket { full_at: after.full_at.min(most.max(self.full_at)), ..after }
     }
@@ -361,7 +363,7 @@ mod tests {
             }
             for weight in charged {
                 let before = bucket.missing(now);
-                bucket = bucket.charged(now, weight);
+                bucket = bucket.charged(now, weight, false);
                 let most = 11 * rate.whole();
                 prop_assert_eq!(bucket.missing(now), (before + rate.parts(weight)).min(most));
             }
@@ -399,7 +401,7 @@ mod tests {
                             used[n].1 = u64::from(cost);
                             bucket.given_back_since(mark, now, weight - cost)
                         }
-                        Some(more) => bucket.charged(now, more),
+                        Some(more) => bucket.charged(now, more, false),
                     };
                 }
             }
