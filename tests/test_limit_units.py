@@ -190,6 +190,20 @@ def test_each_member_is_counted(db):
     assert [ask(db, key) for key in (anns, other, anns, bobs, nobodys)] == [1, 0, "rate_limited", 1, 1]
 
 
+def test_the_keys_that_a_key_makes_share_its_limit_whoever_owns_them(db):
+    db.tenant()
+    db.call("define_role", "default", "r", ["*"])
+    parent = db.mint(limits=limits(CALLS | {"limit": 2, "per": "member"})).api_key
+    keys = [parent]
+    for member in ("ann", "bob"):
+        db.call("set_member", "acme", member, "r")
+    db.rows("BEGIN")
+    assert db.verify(parent, sign_in=True, weight=0).ok
+    keys += [db.mint(owner=member).api_key for member in ("ann", "bob")]
+    db.rows("COMMIT")
+    assert [ask(db, key) for key in keys] == [1, 0, "rate_limited"]
+
+
 def test_a_keyspace_counts_each_tenant_or_key(db):
     for per, left in (("tenant", [1, 0, 1]), ("key", [1, 1, 1])):
         db.call("create_keyspace", per, limits=limits(CALLS | {"limit": 2, "per": per}))

@@ -557,7 +557,7 @@ def test_windows_in_any_form(db, window, shown):
     assert key.limits == [{"name": "a/b: ünïcode ✓", "limit": 5, "window": shown, "burst": 5}]
 
 
-@pytest.mark.parametrize("weight", [-1, -2147483648])
+@pytest.mark.parametrize("weight", [-1, -2147483648, 10**9 + 1, 2147483647])
 def test_bad_weights_are_errors(db, weight):
     db.tenant()
     key = db.mint(limits=limit(2)).api_key

@@ -1,12 +1,13 @@
 """`settle` with weights: limits are charged what requests used, after the answer."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from psycopg.types.json import Jsonb
 
 from cluster import running
-from conftest import session
+from conftest import session, wait_until
 
 TOKENS = {"name": "tokens", "limit": 100, "window": "365 days", "unit": "tokens"}
 CALLS = {"name": "calls", "limit": 50, "window": "365 days"}
@@ -70,6 +71,29 @@ def test_each_unit_is_settled_that_is_named(db):
     assert remaining("tokens") == (True, 79)
     assert remaining("seconds") == (True, 19)
     assert remaining("calls") == (False, 0)
+
+
+def test_what_time_has_refilled_is_not_given_back_again(db):
+    db.tenant()
+    key = db.mint(limits=Jsonb([TOKENS | {"limit": 1000, "window": "4 seconds"}]))
+    held = ask(db, key, 1000).request_id
+
+    def again():
+        began = time.monotonic()
+        return began if ask(db, key, 1000).ok else None
+
+    began = wait_until(again)
+    assert settle(db, held, tokens=0)
+    # Nothing is there but what has come back since.
+    assert left(db, key) <= 1 + (time.monotonic() - began) * 250
+
+
+def test_a_unit_that_the_request_did_not_name_is_not_charged(db):
+    db.tenant()
+    key = db.mint(limits=Jsonb([TOKENS, TOKENS | {"name": "images", "unit": "images"}]))
+    request_id = db.verify(key.api_key, weights=Jsonb({"images": 1})).request_id
+    assert settle(db, request_id, tokens=70)
+    assert ask(db, key, 100).ok
 
 
 def test_credits_and_units_at_once(db):

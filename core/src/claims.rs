@@ -3,8 +3,8 @@
 //! The buckets are in parts with a lock each. All parts of a decision are locked before any
 //! bucket is looked at. So the counts are exact, however many sessions call at the same time.
 
-use crate::buckets::{Owner, Part};
-use crate::gcra::{Bucket, Check, Rate};
+use crate::buckets::{NOBODY, Owner, Part};
+use crate::gcra::{Bucket, Check, Mark, Rate};
 use std::ops::DerefMut;
 
 /// What a limit allows.
@@ -189,19 +189,37 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
         }
     }
 
+    /// The moment of a claim's bucket after `take` took from it.
+    pub fn mark(&mut self, claim: &Claim) -> Option<Mark> {
+        self.part(claim).find(claim.bucket).map(|bucket| bucket.mark())
+    }
+
     /// Charges what a request used of a unit beyond what was taken, or gives back what it did not
-    /// use, after it was let through. False if there is no room for a bucket.
-    pub fn settle(&mut self, now: u64, unit: &[u8], difference: i64) -> bool {
+    /// use, after it was let through. `marks` are the moments after `take`, one for each claim. False if
+    /// there is no room for a bucket.
+    pub fn settle(
+        &mut self,
+        now: u64,
+        marks: &[Option<Mark>],
+        unit: &[u8],
+        difference: i64,
+    ) -> bool {
         let amount = u32::try_from(difference.unsigned_abs()).unwrap_or(u32::MAX);
         let mut is_settled = true;
-        for claim in self.claims.iter().filter(|claim| claim.unit == unit && amount != 0) {
+        let marked = self.claims.iter().zip(marks);
+        for (claim, mark) in marked.filter(|(claim, _)| claim.unit == unit && amount != 0) {
             let part = self.part(claim);
             let before = part.find(claim.bucket);
-            let after = match at_rate(before, claim, now) {
+            // The limit may have been altered: a bucket keeps the rate that it has now.
+            let bucket = before.unwrap_or(Bucket::full(claim.rate));
+            let after = match (bucket, mark) {
+                // Nobody pays for the debt of another tenant.
+                (bucket, _) if difference > 0 => bucket.charged(now, amount, claim.owner == NOBODY),
+                (bucket, Some(mark)) if before.is_some() => {
+                    bucket.given_back_since(*mark, now, amount)
+                }
                 // A bucket without a place is full.
-                _ if before.is_none() && difference < 0 => continue,
-                bucket if difference < 0 => bucket.given_back(amount),
-                bucket => bucket.charged(claim.rate, now, amount),
+                _ => continue,
             };
             is_settled &= part.put(claim.bucket, after, claim.owner, now);
         }
@@ -364,23 +382,61 @@ mod tests {
         assert_eq!((retry_after, limit.unit), (None, &b"tokens"[..]));
     }
 
+    fn settle(parts: &[RefCell<Part>], claims: &[Claim<'static>], difference: i64) -> bool {
+        with(parts, claims, |parts| {
+            let marks: Vec<_> = claims.iter().map(|claim| parts.mark(claim)).collect();
+            parts.settle(0, &marks, b"tokens", difference)
+        })
+    }
+
     #[test]
     fn debt_refuses_those_who_count_for_the_unit_until_it_is_gone() {
         let parts = [4, 4].map(|capacity| RefCell::new(Part::new(capacity)));
         let asked = |calls, tokens| [of(CALLS, calls, 1, 10), of(b"tokens", tokens, 2, 5)];
-        assert!(with(&parts, &asked(1, 1), |parts| parts.settle(0, b"tokens", 8)));
+        assert!(settle(&parts, &asked(1, 1), 8));
         let Admission::Refused { limit, retry_after } = take(&parts, &asked(1, 1), 0) else {
             panic!()
         };
         assert_eq!((limit.remaining, retry_after), (0, Some(4_000_000)));
         assert!(matches!(take(&parts, &asked(1, 0), 0), Admission::Passed { .. }));
-        assert!(with(&parts, &asked(1, 1), |parts| parts.settle(0, b"tokens", -4)));
+        assert!(settle(&parts, &asked(1, 1), -4));
         assert!(matches!(take(&parts, &asked(1, 1), 0), Admission::Passed { .. }));
         assert!(matches!(take(&parts, &asked(1, 1), 0), Admission::Refused { .. }));
         // Nothing makes a bucket hold more than it does.
-        assert!(with(&parts, &asked(1, 1), |parts| parts.settle(0, b"tokens", i64::MIN)));
+        assert!(settle(&parts, &asked(1, 1), i64::MIN));
         assert!(matches!(take(&parts, &asked(1, 6), 0), Admission::Refused { .. }));
         assert!(matches!(take(&parts, &asked(1, 5), 0), Admission::Passed { .. }));
+    }
+
+    #[test]
+    fn a_bucket_that_tenants_share_has_no_debt() {
+        let parts = [4, 4].map(|capacity| RefCell::new(Part::new(capacity)));
+        let shared = [Claim { owner: NOBODY, ..of(b"tokens", 1, 1, 5) }];
+        assert!(matches!(take(&parts, &shared, 0), Admission::Passed { .. }));
+        assert!(settle(&parts, &shared, 1_000_000_000));
+        assert!(matches!(take(&parts, &shared, 999_999), Admission::Refused { .. }));
+        assert!(matches!(take(&parts, &shared, 1_000_000), Admission::Passed { .. }));
+    }
+
+    #[test]
+    fn settling_does_not_bring_back_a_rate_that_was_lowered() {
+        let parts = [4, 4].map(|capacity| RefCell::new(Part::new(capacity)));
+        let at = |limit, window| {
+            let rate = Rate::new(limit, window, 1_000).unwrap();
+            [Claim { rate, weight: 1_000, ..of(b"tokens", 1_000, 1, 1) }]
+        };
+        let (fast, slow) = (at(1_000, 1_000_000), at(1_000, 86_400_000_000));
+        assert!(matches!(take(&parts, &fast, 0), Admission::Passed { .. }));
+        let mark = with(&parts, &fast, |parts| parts.mark(&fast[0]));
+        assert!(matches!(take(&parts, &slow, 1_000_000), Admission::Passed { .. }));
+        for (second, difference) in [(2, 1), (4, 1), (6, -1), (8, 1)] {
+            let now = second * 1_000_000;
+            assert!(with(&parts, &fast, |parts| {
+                parts.settle(now, &[mark], b"tokens", difference)
+            }));
+            let outcome = take(&parts, &slow, now + 1_500_000);
+            assert!(matches!(outcome, Admission::Refused { .. }), "{second}");
+        }
     }
 
     proptest! {

@@ -76,6 +76,17 @@ impl Rate {
 pub struct Bucket {
     full_at: u128,
     rate: Rate,
+    /// The time since which it has not been full.
+    since: u64,
+    /// What was taken from it, at least since then.
+    taken: u64,
+}
+
+/// A moment of a bucket: that just after a call was taken from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    since: u64,
+    taken: u64,
 }
 
 /// Whether a call may pass.
@@ -95,7 +106,7 @@ pub enum Check {
 impl Bucket {
     /// A bucket that was never used. A bucket that is full again is equal to it.
     pub const fn full(rate: Rate) -> Bucket {
-        Bucket { full_at: 0, rate }
+        Bucket { full_at: 0, rate, since: 0, taken: 0 }
     }
 
     /// Whether the bucket can be forgotten without loss. `now` is in microseconds, of a clock that
@@ -119,7 +130,7 @@ impl Bucket {
         }
         let used = self.missing(now).saturating_mul(u128::from(rate.window));
         let used = used.div_ceil(u128::from(self.rate.window));
-        Bucket { full_at: rate.moment(now).saturating_add(used), rate }
+        Bucket { full_at: rate.moment(now).saturating_add(used), rate, ..self }
     }
 
     /// Whether a call of some weight may pass. It takes nothing.
@@ -152,23 +163,50 @@ impl Bucket {
     pub fn taken(self, rate: Rate, now: u64, weight: u32) -> Bucket {
         let before = self.converted(rate, now);
         let from = before.full_at.max(rate.moment(now));
-        Bucket { full_at: from.saturating_add(rate.parts(weight)), ..before }
+        Bucket {
+            full_at: from.saturating_add(rate.parts(weight)),
+            since: if before.is_full(now) { now } else { before.since },
+            taken: before.taken.saturating_add(u64::from(weight)),
+            ..before
+        }
     }
 
     /// The bucket after it was charged for what was used already, even beyond what it holds. Then it
     /// is in debt, and refuses every call until that has come back. The debt is at most ten times what
     /// the bucket holds: so it ends after eleven times the time in which an empty bucket fills.
-    pub fn charged(self, rate: Rate, now: u64, weight: u32) -> Bucket {
+    /// One that `is_shared` has no debt.
+    pub fn charged(self, now: u64, weight: u32, is_shared: bool) -> Bucket {
         const MOST_DEBTS: u128 = 10;
-        let before = self.converted(rate, now);
-        let most = rate.moment(now).saturating_add(rate.whole().saturating_mul(1 + MOST_DEBTS));
-        let after = before.taken(rate, now, weight);
-        Bucket { full_at: after.full_at.min(most.max(before.full_at)), ..after }
+        let debts = if is_shared { 0 } else { MOST_DEBTS };
+        let rate = self.rate;
+        let most = rate.moment(now).saturating_add(rate.whole().saturating_mul(1 + debts));
+        let after = self.taken(rate, now, weight);
+        Bucket { full_at: after.full_at.min(most.max(self.full_at)), ..after }
     }
 
     /// The bucket after a call was given back.
     pub fn given_back(self, weight: u32) -> Bucket {
         Bucket { full_at: self.full_at.saturating_sub(self.rate.parts(weight)), ..self }
+    }
+
+    /// The moment after the last call was taken.
+    pub fn mark(&self) -> Mark {
+        Mark { since: self.since, taken: self.taken }
+    }
+
+    /// The bucket after a part of a call was given back that was taken long ago. What time has refilled
+    /// since then is not given back again, or a client could save it for a burst that no limit allows. So as
+    /// much stays missing as was taken after the call. If later calls are given back before earlier ones, the
+    /// earlier ones may give back less than they could.
+    pub fn given_back_since(self, mark: Mark, now: u64, weight: u32) -> Bucket {
+        // After it was full, all of the call has been refilled.
+        let Some(later) = self.taken.checked_sub(mark.taken).filter(|_| self.since == mark.since)
+        else {
+            return self;
+        };
+        let later = u128::from(later).saturating_mul(u128::from(self.rate.window));
+        let most = self.missing(now).saturating_sub(later);
+        Bucket { full_at: self.full_at - self.rate.parts(weight).min(most), ..self }
     }
 
     fn missing(&self, now: u64) -> u128 {
@@ -325,7 +363,7 @@ mod tests {
             }
             for weight in charged {
                 let before = bucket.missing(now);
-                bucket = bucket.charged(rate, now, weight);
+                bucket = bucket.charged(now, weight, false);
                 let most = 11 * rate.whole();
                 prop_assert_eq!(bucket.missing(now), (before + rate.parts(weight)).min(most));
             }
@@ -336,6 +374,45 @@ mod tests {
             }
             let free = matches!(bucket.check(now, 0), Check::Allowed { .. });
             prop_assert!(free);
+        }
+
+        /// What requests really used stays within the rate in any span of time, whenever and in whatever
+        /// order they are settled. What is charged later comes on top of that.
+        #[test]
+        fn what_was_really_used_stays_within_the_rate(
+            burst in 1u32..40, limit in 1u32..5,
+            steps in proptest::collection::vec((0u64..6_000, 0u32..12, 0usize..8, 0u32..16), 1..150),
+        ) {
+            let rate = rate(limit, 1_000, burst);
+            let mut bucket = Bucket::full(rate);
+            let mut now = 7u64;
+            let (mut held, mut used) = (Vec::new(), Vec::<(u64, u64)>::new());
+            for (pause, weight, which, cost) in steps {
+                // Often nothing happens between.
+                now += pause.saturating_sub(3_000);
+                if pass(&mut bucket, now, weight) {
+                    held.push((used.len(), weight, bucket.mark()));
+                    used.push((now, u64::from(weight)));
+                }
+                if which < held.len() {
+                    let (n, weight, mark) = held.remove(which);
+                    bucket = match cost.checked_sub(weight) {
+                        None => {
+                            used[n].1 = u64::from(cost);
+                            bucket.given_back_since(mark, now, weight - cost)
+                        }
+                        Some(more) => bucket.charged(now, more, false),
+                    };
+                }
+            }
+            for (n, (start, _)) in used.iter().enumerate() {
+                let mut passed = 0;
+                for (at, weight) in used.iter().skip(n) {
+                    passed += weight;
+                    let back = (at - start) * u64::from(limit) / 1_000;
+                    prop_assert!(passed <= u64::from(burst) + back);
+                }
+            }
         }
 
         /// Neither panics nor opens, whatever the clock and the rates do.
@@ -440,6 +517,39 @@ mod tests {
             assert!(pass(&mut bucket, 1_000_005, 1));
         }
         assert_eq!(bucket.check(1_000_005, 1), refused);
+    }
+
+    fn held(bucket: &mut Bucket, now: u64, weight: u32) -> Mark {
+        assert!(pass(bucket, now, weight));
+        bucket.mark()
+    }
+
+    #[test]
+    fn what_time_has_refilled_is_not_given_back_again() {
+        let rate = rate(1_000, 5_000_000, 1_000);
+        let mut bucket = Bucket::full(rate);
+        let marks = [0, 5, 10, 15].map(|second| held(&mut bucket, second * 1_000_000, 1_000));
+        let now = 20_000_000;
+        assert!(pass(&mut bucket, now, 1_000));
+        for mark in marks {
+            bucket = bucket.given_back_since(mark, now, 1_000);
+            assert!(!pass(&mut bucket, now, 1));
+        }
+    }
+
+    #[test]
+    fn calls_at_the_same_time_give_back_what_they_did_not_use() {
+        let rate = rate(10_000, 60_000_000, 10_000);
+        let settled = |order: &mut dyn Iterator<Item = usize>| {
+            let mut bucket = Bucket::full(rate);
+            let marks: Vec<Mark> = (0..10).map(|_| held(&mut bucket, 0, 1_000)).collect();
+            for n in order {
+                bucket = bucket.given_back_since(marks[n], 6_000_000, 900);
+            }
+            remaining(bucket, rate, 6_000_000)
+        };
+        assert_eq!(settled(&mut (0..10)), 9_100);
+        assert_eq!(settled(&mut (0..10).rev()), 5_500);
     }
 
     #[test]

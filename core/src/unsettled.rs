@@ -6,7 +6,7 @@
 
 use crate::buckets::Owner;
 use crate::claims::Claim;
-use crate::gcra::Rate;
+use crate::gcra::{Mark, Rate};
 use crate::policy::weights::MAX_NAME;
 
 /// How many places a part has at most.
@@ -40,17 +40,19 @@ pub struct Taken {
     rate: Rate,
     bucket: u128,
     owner: Owner,
+    /// The moment of the bucket after it.
+    pub mark: Option<Mark>,
 }
 
 impl Taken {
-    pub fn of(claim: &Claim) -> Taken {
+    pub fn of(claim: &Claim, mark: Option<Mark>) -> Taken {
         let mut unit = [0; MAX_NAME];
         let length = claim.unit.len().min(MAX_NAME);
         for (to, from) in unit.iter_mut().zip(claim.unit) {
             *to = *from;
         }
         let Claim { weight, rate, bucket, owner, .. } = *claim;
-        Taken { unit, length: length as u8, weight, rate, bucket, owner }
+        Taken { unit, length: length as u8, weight, rate, bucket, owner, mark }
     }
 
     pub fn unit(&self) -> &[u8] {
@@ -139,7 +141,8 @@ mod tests {
 
     fn taken(unit: &[u8], weight: u32) -> Option<Taken> {
         let rate = Rate::new(1, 1_000_000, 9).unwrap();
-        Some(Taken::of(&Claim { name: b"name", unit, rate, weight, bucket: 7, owner: 3 }))
+        let claim = Claim { name: b"name", unit, rate, weight, bucket: 7, owner: 3 };
+        Some(Taken::of(&claim, None))
     }
 
     fn known(part: &mut Unsettled, request: Request, now: u64) -> Vec<Option<Taken>> {

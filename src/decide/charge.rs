@@ -71,7 +71,7 @@ impl<'c> Charge<'c> {
             let Some(found) = limits::claims(policy, account, &counted) else {
                 return Ok((Reason::LimitsUnavailable, standing));
             };
-            let (outcome, counted) = limit::take(found);
+            let (outcome, counted) = limit::take(found, self.can_settle);
             taken = counted;
             let (reason, after) = told(outcome);
             if reason != Reason::Ok {
@@ -96,7 +96,8 @@ impl<'c> Charge<'c> {
         };
         if reason == Reason::Ok && self.can_settle {
             let is_recorded = policy.usage_log.has(reason);
-            limit::unsettled::remember(request_id, account.keyspace, taken.rates(), is_recorded);
+            let named = taken.rates().filter(|(claim, _)| self.weights.has(claim.unit));
+            limit::unsettled::remember(request_id, account.keyspace, named, is_recorded);
         }
         if reason != Reason::Ok && standing.limit.is_some() {
             limit::give_back(&taken);

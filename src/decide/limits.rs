@@ -173,7 +173,9 @@ impl Claimer<'_, '_> {
         let is_holder = match per {
             Per::Key => matches!(holder, Holder::Key | Holder::Route),
             Per::Tenant => matches!(holder, Holder::Key | Holder::Tenant),
-            Per::Member | Per::Subject | Per::Address => false,
+            // A key without an owner may make keys for members. Each would count for itself.
+            Per::Member => matches!(holder, Holder::Key),
+            Per::Subject | Per::Address => false,
         };
         if is_holder {
             return self.owner;

@@ -4,6 +4,7 @@
 use super::table::{BucketTable, now};
 use super::{Claim, hasher};
 use crate::settings;
+use keysmith_core::gcra::Mark;
 use keysmith_core::policy::weights::Asked;
 use keysmith_core::unsettled::{Decided, PLACES, Request, Taken, Unsettled};
 use pg::error::Result;
@@ -63,7 +64,12 @@ fn part_of(request: Request) -> Option<(&'static Lost, &'static Guarded<Unsettle
 
 /// Remembers a request, and what it took. `is_recorded` says whether usage has a record of it.
 #[cold]
-pub fn remember(request_id: &[u8; 16], keyspace: &[u8], claims: &[Claim], is_recorded: bool) {
+pub fn remember<'c, 'a: 'c>(
+    request_id: &[u8; 16],
+    keyspace: &[u8],
+    taken: impl Iterator<Item = (&'c Claim<'a>, Option<Mark>)>,
+    is_recorded: bool,
+) {
     let request = request(request_id);
     let (Some(keyspace), Some((lost, part))) = (hash_of(keyspace), part_of(request)) else {
         return;
@@ -75,10 +81,10 @@ pub fn remember(request_id: &[u8; 16], keyspace: &[u8], claims: &[Claim], is_rec
             lost.count.fetch_add(1, Relaxed);
         }
     };
-    if claims.is_empty() {
-        remember(None);
-    }
-    claims.iter().for_each(|claim| remember(Some(Taken::of(claim))));
+    let mut taken = taken.map(|(claim, mark)| Taken::of(claim, mark));
+    // One without a limit has a place, too.
+    remember(taken.next());
+    taken.for_each(|taken| remember(Some(taken)));
 }
 
 /// Charges what a request used beyond what it took, or gives back what it did not use, in each unit that
@@ -98,10 +104,11 @@ pub fn settle(
     let mut known = Vec::with_capacity(PLACES);
     let decided = part.write().forget(request, now(), is_theirs, |taken| known.push(taken))?;
     let claims: Vec<Claim> = known.iter().map(Taken::claim).collect();
+    let marks: Vec<Option<Mark>> = known.iter().map(|taken| taken.mark).collect();
     for claim in each_unit(&claims) {
         if let Some(used) = used.given(claim.unit) {
             let difference = i64::from(used) - i64::from(claim.weight);
-            table.lock(&claims).settle(now(), claim.unit, difference);
+            table.lock(&claims).settle(now(), &marks, claim.unit, difference);
         }
     }
     Some(decided)

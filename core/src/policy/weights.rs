@@ -28,6 +28,11 @@ pub struct Weights<'a> {
 impl Weights<'_> {
     pub const ONE_CALL: Weights<'static> = Weights { calls: 1, others: &[] };
 
+    /// Whether it counts for a unit, or its caller says that it does not.
+    pub fn has(&self, unit: &[u8]) -> bool {
+        unit == CALLS || self.others.iter().any(|other| other.unit == unit)
+    }
+
     /// What it counts for in a unit; 0 in one that it does not name.
     #[inline]
     pub fn of(&self, unit: &[u8]) -> u32 {
