@@ -323,6 +323,7 @@ CREATE TABLE keysmith_private.key_notice (
     key_id  uuid NOT NULL REFERENCES keysmith_private.key ON DELETE CASCADE,
     ends_at timestamptz NOT NULL,
     event   text COLLATE "C" NOT NULL CHECK (event IN ('key.expiring', 'key.expired')),
+    at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     PRIMARY KEY (key_id, ends_at, event)
 );
 COMMENT ON TABLE keysmith_private.key_notice IS 'The events about the ends of keys that are in the audit already';
@@ -387,6 +388,7 @@ CREATE TABLE keysmith_private.credit (
     anchor      timestamptz CHECK (pg_catalog.isfinite(anchor)),
     low         bigint CHECK (low >= 0),
     told        boolean NOT NULL DEFAULT false,
+    told_low    boolean NOT NULL DEFAULT false,
     CHECK (pg_catalog.num_nonnulls(key_id, tenant_id) = 1),
     CHECK ((refill IS NULL) = (every IS NULL)),
     CHECK (anchor IS NULL OR every IS NOT NULL)
@@ -399,6 +401,7 @@ COMMENT ON COLUMN keysmith_private.credit.balance IS 'What is left; less than 0 
 COMMENT ON COLUMN keysmith_private.credit.anchor IS 'A moment when a period begins; null for the periods of the calendar, in UTC';
 COMMENT ON COLUMN keysmith_private.credit.low IS 'The event credits.low is made when the balance falls to this';
 COMMENT ON COLUMN keysmith_private.credit.told IS 'Whether the event credits.exhausted was made since credits were last added or refilled';
+COMMENT ON COLUMN keysmith_private.credit.told_low IS 'Whether the event credits.low was made since then, with this threshold';
 
 -- A row for each request that spent. It is found by the id alone, which begins with the time: so old
 -- rows are the first of the index.
@@ -1189,9 +1192,16 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Sums of credits may be larger than a bigint. It is the same wherever names are looked up, so that it can be inlined.
+CREATE FUNCTION keysmith_private.to_bigint(amount numeric) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT least(greatest($1, '-9223372036854775808'), '9223372036854775807')::bigint
+$$;
+COMMENT ON FUNCTION keysmith_private.to_bigint(numeric) IS 'A number, or the bigint that is nearest to it';
+
 CREATE FUNCTION keysmith_private.units(weights jsonb, OUT unit text, OUT amount bigint) RETURNS SETOF record
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT left(key, 40), (value::text)::numeric::bigint FROM jsonb_each(weights)
+    SELECT left(key, 40), keysmith_private.to_bigint((value::text)::numeric) FROM jsonb_each(weights)
     WHERE key <> 'calls' AND jsonb_typeof(value) = 'number'
 $$;
 COMMENT ON FUNCTION keysmith_private.units(jsonb) IS 'The units of weights other than calls';
@@ -1229,7 +1239,7 @@ BEGIN
                count(*), count(*) FILTER (WHERE outcome <> 'ok'), count(latency),
                coalesce(sum(latency), '0'),
                max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok'), min(at),
-               coalesce(sum(spend), 0)
+               keysmith_private.to_bigint(coalesce(sum(spend), 0))
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
@@ -1242,18 +1252,18 @@ BEGIN
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
         INSERT INTO keysmith_private.usage_unit_delta
-        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, sum(amount)
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, keysmith_private.to_bigint(sum(amount))
         FROM new_rows AS rows, LATERAL keysmith_private.units(weights) AS u
         WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
         INSERT INTO keysmith_private.usage_tag_delta
-        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, count(*), coalesce(sum(spend), 0)
+        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, count(*), keysmith_private.to_bigint(coalesce(sum(spend), 0))
         FROM new_rows AS rows, LATERAL keysmith_private.counted_tags(counted_tags, tags) AS t
         WHERE counted_tags IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
     ELSIF TG_OP = 'DELETE' THEN
         INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                -count(*), -count(*) FILTER (WHERE outcome <> 'ok'), -count(latency),
-               -coalesce(sum(latency), '0'), NULL, min(at), -coalesce(sum(spend), 0)
+               -coalesce(sum(latency), '0'), NULL, min(at), keysmith_private.to_bigint(-coalesce(sum(spend), 0))
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
@@ -1266,11 +1276,11 @@ BEGIN
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
         INSERT INTO keysmith_private.usage_unit_delta
-        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, -sum(amount)
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, keysmith_private.to_bigint(-sum(amount))
         FROM old_rows AS rows, LATERAL keysmith_private.units(weights) AS u
         WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
         INSERT INTO keysmith_private.usage_tag_delta
-        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, -count(*), -coalesce(sum(spend), 0)
+        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, -count(*), keysmith_private.to_bigint(-coalesce(sum(spend), 0))
         FROM old_rows AS rows, LATERAL keysmith_private.counted_tags(counted_tags, tags) AS t
         WHERE counted_tags IS NOT NULL GROUP BY 1, 2, 3, 4, 5;
     ELSE
@@ -1285,7 +1295,7 @@ BEGIN
                coalesce(sum(sign) FILTER (WHERE latency IS NOT NULL), 0),
                coalesce(sum(sign * latency), '0'),
                max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok' AND sign = 1),
-               CASE WHEN moved THEN min(at) END, coalesce(sum(sign * spend), 0)
+               CASE WHEN moved THEN min(at) END, keysmith_private.to_bigint(coalesce(sum(sign * spend), 0))
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
@@ -1301,12 +1311,12 @@ BEGIN
                 OR sum(sign) FILTER (WHERE latency IS NOT NULL) <> 0
                 OR sum(sign) FILTER (WHERE outcome <> 'ok') <> 0);
         INSERT INTO keysmith_private.usage_unit_delta
-        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, sum(sign * amount)
+        SELECT date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, unit, keysmith_private.to_bigint(sum(sign * amount))
         FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows, LATERAL keysmith_private.units(weights) AS u
         WHERE outcome = 'ok' AND weights IS NOT NULL GROUP BY 1, 2, 3, 4, 5
         HAVING sum(sign * amount) <> 0;
         INSERT INTO keysmith_private.usage_tag_delta
-        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, sum(sign), coalesce(sum(sign * spend), 0)
+        SELECT date_trunc('day', at, 'UTC'), tenant_id, tag, environment, value, sum(sign), keysmith_private.to_bigint(coalesce(sum(sign * spend), 0))
         FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows,
              LATERAL keysmith_private.counted_tags(counted_tags, tags) AS t
         WHERE counted_tags IS NOT NULL GROUP BY 1, 2, 3, 4, 5
@@ -1362,13 +1372,13 @@ BEGIN
         DELETE FROM keysmith_private.usage_delta RETURNING *
     ), keys AS MATERIALIZED (
         SELECT tenant_id, period, key_id, environment, status, outcome,
-               sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency, sum(spend) AS spend,
+               sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend,
                sum(gone) AS gone, max(used_at) AS used_at, min(changed_from) AS changed_from, count(*) AS deltas
         FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
     ), endpoints AS MATERIALIZED (
         SELECT tenant_id, period, environment, method, endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency, sum(spend) AS spend, count(*) AS deltas
+               sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend, count(*) AS deltas
         FROM taken WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5
     ), hours AS (
         INSERT INTO keysmith_private.usage_hour AS u
@@ -1379,28 +1389,28 @@ BEGIN
             requests = u.requests + excluded.requests,
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency,
-            spend = u.spend + excluded.spend,
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend),
             gone = u.gone + excluded.gone
     ), days AS (
         INSERT INTO keysmith_private.usage_day AS u
             (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency, spend, gone)
         SELECT tenant_id, date_trunc('day', period, 'UTC'), key_id, environment, status, outcome,
-               sum(requests), sum(timed), sum(latency), sum(spend), sum(gone)
+               sum(requests), sum(timed), sum(latency), keysmith_private.to_bigint(sum(spend)), sum(gone)
         FROM keys GROUP BY 1, 2, 3, 4, 5, 6
         ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
             requests = u.requests + excluded.requests,
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency,
-            spend = u.spend + excluded.spend,
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend),
             gone = u.gone + excluded.gone
     ), unit_deltas AS (
         DELETE FROM keysmith_private.usage_unit_delta RETURNING *
     ), units AS (
         INSERT INTO keysmith_private.usage_unit AS u
-        SELECT tenant_id, period, key_id, environment, unit, sum(amount)
+        SELECT tenant_id, period, key_id, environment, unit, keysmith_private.to_bigint(sum(amount))
         FROM unit_deltas GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT (tenant_id, period, key_id, environment, unit) DO UPDATE SET
-            amount = u.amount + excluded.amount
+            amount = keysmith_private.to_bigint(u.amount::numeric + excluded.amount)
     ), sums AS (
         SELECT t.keyspace, d.unit, sum(d.amount) AS amount, bool_or(s.unit IS NOT NULL) AS is_known
         FROM (SELECT tenant_id, '' COLLATE "C" AS unit, spend AS amount FROM keys WHERE spend <> 0
@@ -1416,16 +1426,16 @@ BEGIN
     ), bounded_sums AS (
         INSERT INTO keysmith_private.usage_sum AS u
         SELECT keyspace, CASE WHEN is_known OR unit = '' OR rank <= most_units THEN unit ELSE '(other)' END,
-               sum(amount), greatest(sum(amount), 0)
+               keysmith_private.to_bigint(sum(amount)), greatest(keysmith_private.to_bigint(sum(amount)), 0)
         FROM ranked_sums GROUP BY 1, 2
         ON CONFLICT (keyspace, unit) DO UPDATE SET
-            amount = u.amount + excluded.amount,
-            peak = greatest(u.peak, u.amount + excluded.amount)
+            amount = keysmith_private.to_bigint(u.amount::numeric + excluded.amount),
+            peak = greatest(u.peak, keysmith_private.to_bigint(u.amount::numeric + excluded.amount))
     ), tag_deltas AS (
         DELETE FROM keysmith_private.usage_tag_delta RETURNING *
     ), tags AS (
         SELECT d.*, u.value IS NOT NULL AS is_known
-        FROM (SELECT tenant_id, period, tag, environment, value, sum(requests) AS requests, sum(spend) AS spend
+        FROM (SELECT tenant_id, period, tag, environment, value, sum(requests) AS requests, keysmith_private.to_bigint(sum(spend)) AS spend
               FROM tag_deltas GROUP BY 1, 2, 3, 4, 5) AS d
         LEFT JOIN keysmith_private.usage_tag u USING (tenant_id, period, tag, environment, value)
         WHERE d.requests <> 0 OR d.spend <> 0
@@ -1444,11 +1454,11 @@ BEGIN
         INSERT INTO keysmith_private.usage_tag AS u
         SELECT tenant_id, period, tag, environment,
                CASE WHEN is_known OR rank <= free THEN value ELSE '(other)' END,
-               sum(requests), sum(spend)
+               sum(requests), keysmith_private.to_bigint(sum(spend))
         FROM ranked_tags GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT (tenant_id, period, tag, environment, value) DO UPDATE SET
             requests = u.requests + excluded.requests,
-            spend = u.spend + excluded.spend
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend)
     ), lasts AS (
         INSERT INTO keysmith_private.usage_last AS u (key_id, used_at)
         SELECT key_id, max(used_at) FROM keys WHERE used_at IS NOT NULL GROUP BY 1
@@ -1456,7 +1466,7 @@ BEGIN
     ), by_endpoint AS (
         SELECT span, tenant_id, date_trunc(span, period, 'UTC') AS period, environment, method, endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency, sum(spend) AS spend
+               sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend
         FROM endpoints, (VALUES ('hour'), ('day')) AS spans (span)
         GROUP BY 1, 2, 3, 4, 5, 6
     ), known AS (
@@ -1492,7 +1502,7 @@ BEGIN
                CASE WHEN is_known OR rank <= free THEN method ELSE '' END AS method,
                CASE WHEN is_known OR rank <= free THEN endpoint ELSE '(other)' END AS endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency, sum(spend) AS spend
+               sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend
         FROM ranked GROUP BY 1, 2, 3, 4, 5, 6
     ), endpoint_hours AS (
         INSERT INTO keysmith_private.usage_endpoint_hour AS u
@@ -1504,7 +1514,7 @@ BEGIN
             refused = u.refused + excluded.refused,
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency,
-            spend = u.spend + excluded.spend
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend)
     ), endpoint_days AS (
         INSERT INTO keysmith_private.usage_endpoint_day AS u
             (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend)
@@ -1515,7 +1525,7 @@ BEGIN
             refused = u.refused + excluded.refused,
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency,
-            spend = u.spend + excluded.spend
+            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend)
     ), changed AS (
         SELECT tenant_id, holder, period, min(changed_from) AS changed_from
         FROM keys, unnest(ARRAY[key_id, tenant_id]) AS holder
@@ -1986,7 +1996,7 @@ CREATE VIEW keysmith_private.all_usage_hourly AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id, pg_catalog.sum(u.spend)::bigint AS spend
+       u.tenant_id, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend
 FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_hour
       UNION ALL
@@ -2015,7 +2025,7 @@ SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace,
        u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id, pg_catalog.sum(u.spend)::bigint AS spend
+       u.tenant_id, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend
 FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency, spend
       FROM keysmith_private.usage_day
       UNION ALL
@@ -2042,7 +2052,7 @@ COMMENT ON COLUMN keysmith.usage_daily.spend IS 'The sum of the credits that the
 
 CREATE VIEW keysmith_private.all_usage_units AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.unit,
-       pg_catalog.sum(u.amount)::bigint AS amount, u.tenant_id
+       keysmith_private.to_bigint(pg_catalog.sum(u.amount)) AS amount, u.tenant_id
 FROM (SELECT period, tenant_id, key_id, environment, unit, amount FROM keysmith_private.usage_unit
       UNION ALL
       SELECT period, tenant_id, key_id, environment, unit, amount FROM keysmith_private.usage_unit_delta) AS u
@@ -2063,7 +2073,7 @@ COMMENT ON COLUMN keysmith.usage_units.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith_private.all_usage_tags AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment, u.tag, u.value,
-       pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.spend)::bigint AS spend, u.tenant_id
+       pg_catalog.sum(u.requests)::bigint AS requests, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend, u.tenant_id
 FROM (SELECT period, tenant_id, tag, environment, value, requests, spend FROM keysmith_private.usage_tag
       UNION ALL
       SELECT period, tenant_id, tag, environment, value, requests, spend FROM keysmith_private.usage_tag_delta) AS u
@@ -2088,7 +2098,7 @@ SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace,
        nullif(u.method, '') AS method, nullif(u.endpoint, '') AS endpoint,
        pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.refused)::bigint AS refused,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id, pg_catalog.sum(u.spend)::bigint AS spend
+       u.tenant_id, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend
 FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency, spend
       FROM keysmith_private.usage_endpoint_day
       UNION ALL
@@ -3401,7 +3411,9 @@ WHERE k.revoked_at IS NULL
        -- The end of a key with a successor was asked for.
        OR k.rotated_to IS NULL AND s.expiring_notice > '0' AND e.ends_at - s.expiring_notice <= pg_catalog.clock_timestamp())
   AND NOT EXISTS (SELECT FROM keysmith_private.key_notice n
-                  WHERE n.key_id = k.key_id AND n.ends_at = e.ends_at AND n.event = e.event);
+                  WHERE n.key_id = k.key_id AND n.event = e.event
+                    -- It had ended when that was noted, so it was not usable until this end either.
+                    AND (n.ends_at = e.ends_at OR n.event = 'key.expired' AND e.ends_at <= n.at));
 COMMENT ON VIEW keysmith_private.due_key_notice IS
 'Keys that have ended or will end soon, as a verdict has it, and whose event is not in the audit yet';
 
@@ -4085,7 +4097,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
           AND (usage_totals.environment IS NULL OR u.environment = usage_totals.environment)
           AND u.day >= (b.begins AT TIME ZONE 'UTC')::date AND u.day <= (b.upto AT TIME ZONE 'UTC')::date
     ), amounts AS (
-        SELECT date_trunc(usage_totals.per, u.hour, 'UTC') AS at, u.unit, sum(u.amount)::bigint AS amount
+        SELECT date_trunc(usage_totals.per, u.hour, 'UTC') AS at, u.unit, keysmith_private.to_bigint(sum(u.amount)) AS amount
         FROM keysmith_private.all_usage_units u, bounds b
         WHERE u.tenant_id = usage_totals.tenant_id
           AND (usage_totals.key_id IS NULL OR u.key_id = usage_totals.key_id)
@@ -4096,7 +4108,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT a.at, jsonb_object_agg(a.unit, a.amount) AS units FROM amounts a GROUP BY a.at
     )
     SELECT c.at, sum(c.requests)::bigint, coalesce(sum(c.requests) FILTER (WHERE c.outcome <> 'ok'), 0)::bigint,
-           sum(c.spend)::bigint, coalesce(a.units, '{}')
+           keysmith_private.to_bigint(sum(c.spend)), coalesce(a.units, '{}')
     FROM counts c LEFT JOIN units a USING (at) GROUP BY c.at, a.units ORDER BY c.at
 $$;
 COMMENT ON FUNCTION keysmith_private.usage_totals(

@@ -27,6 +27,8 @@ pub struct Decided {
     pub request: Request,
     /// The hash of its keyspace.
     pub keyspace: u128,
+    /// The end of its tenant's id, which is random.
+    pub tenant: u64,
     /// Whether usage has a record of it.
     pub is_recorded: bool,
 }
@@ -90,13 +92,36 @@ impl Unsettled {
     /// Remembers a request, and what it took. False if another one that could still be settled was
     /// forgotten for it.
     pub fn remember(&mut self, decided: Decided, taken: Option<Taken>, now: u64) -> bool {
-        let Some(place) = self.places.get_mut(self.next).filter(|_| self.next < self.capacity)
-        else {
+        let n = self.place_for(&decided, now);
+        let Some(place) = self.places.get_mut(n).filter(|_| n < self.capacity) else {
             return false;
         };
         let before = place.replace(Place { decided, at: now, taken });
-        self.next = (self.next + 1) % self.capacity;
+        if n == self.next {
+            self.next = (self.next + 1) % self.capacity;
+        }
         before.is_none_or(|before| is_over(&before, now))
+    }
+
+    /// The oldest place; or the oldest one of the same tenant, if that has half of all and would take the
+    /// place of another tenant.
+    fn place_for(&self, decided: &Decided, now: u64) -> usize {
+        let theirs = |place: &Option<Place>| {
+            place
+                .as_ref()
+                .is_some_and(|place| place.decided.tenant == decided.tenant && !is_over(place, now))
+        };
+        let oldest = self.places.get(self.next);
+        let is_free =
+            |place: &Option<Place>| place.as_ref().is_none_or(|place| is_over(place, now));
+        if oldest.is_none_or(|place| is_free(place) || theirs(place))
+            || self.places.iter().filter(|place| theirs(place)).count() * 2 < self.capacity
+        {
+            return self.next;
+        }
+        let of = |n: &usize| self.places.get(*n).is_some_and(theirs);
+        let age = |n: &usize| self.places.get(*n).and_then(Option::as_ref).map(|place| place.at);
+        (0..self.capacity).filter(of).min_by_key(age).unwrap_or(self.next)
     }
 
     /// Forgets a request, and passes what it took to `with`. `None` if it is unknown, or if it is not theirs
@@ -136,7 +161,7 @@ mod tests {
     }
 
     fn decided(id: u128) -> Decided {
-        Decided { request: request(id), keyspace: 8, is_recorded: id.is_multiple_of(2) }
+        Decided { request: request(id), keyspace: 8, tenant: 5, is_recorded: id.is_multiple_of(2) }
     }
 
     fn taken(unit: &[u8], weight: u32) -> Option<Taken> {
@@ -181,6 +206,26 @@ mod tests {
         assert_eq!(known(&mut part, request(4), KEPT + 2).len(), 1);
         assert!(!Unsettled::new(0).remember(decided(1), taken(b"a", 1), 0));
     }
+
+    #[test]
+    fn a_tenant_takes_at_most_half_of_what_others_need() {
+        let mut part = Unsettled::new(8);
+        for id in 1..=4 {
+            assert!(part.remember(Decided { tenant: 6, ..decided(id) }, taken(b"a", 1), id as u64));
+        }
+        for id in 11..=40 {
+            assert_eq!(part.remember(decided(id), taken(b"a", 1), id as u64), id <= 14);
+        }
+        // The newest of both are there.
+        for id in (1..=4).chain(37..=40) {
+            assert_eq!(known(&mut part, request(id), 41).len(), 1, "{id}");
+        }
+        // Alone it may have all.
+        let mut part = Unsettled::new(8);
+        (1..=20).for_each(|id| _ = part.remember(decided(id), taken(b"a", 1), id as u64));
+        assert!((13..=20).all(|id| known(&mut part, request(id), 21).len() == 1));
+    }
+
     #[test]
     fn a_request_that_no_limit_counts_is_settled_once() {
         let mut part = Unsettled::new(2);

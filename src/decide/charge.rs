@@ -97,7 +97,8 @@ impl<'c> Charge<'c> {
         if reason == Reason::Ok && self.can_settle {
             let is_recorded = policy.usage_log.has(reason);
             let named = taken.rates().filter(|(claim, _)| self.weights.has(claim.unit));
-            limit::unsettled::remember(request_id, account.keyspace, named, is_recorded);
+            let Account { keyspace, tenant, .. } = account;
+            limit::unsettled::remember(request_id, keyspace, tenant, named, is_recorded);
         }
         if reason != Reason::Ok && standing.limit.is_some() {
             limit::give_back(&taken);

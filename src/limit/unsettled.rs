@@ -67,6 +67,7 @@ fn part_of(request: Request) -> Option<(&'static Lost, &'static Guarded<Unsettle
 pub fn remember<'c, 'a: 'c>(
     request_id: &[u8; 16],
     keyspace: &[u8],
+    tenant_id: &[u8; 16],
     taken: impl Iterator<Item = (&'c Claim<'a>, Option<Mark>)>,
     is_recorded: bool,
 ) {
@@ -74,7 +75,8 @@ pub fn remember<'c, 'a: 'c>(
     let (Some(keyspace), Some((lost, part))) = (hash_of(keyspace), part_of(request)) else {
         return;
     };
-    let decided = Decided { request, keyspace, is_recorded };
+    let tenant = u128::from_ne_bytes(*tenant_id) as u64;
+    let decided = Decided { request, keyspace, tenant, is_recorded };
     let mut part = part.write();
     let mut remember = |taken| {
         if !part.remember(decided, taken, now()) {
