@@ -31,7 +31,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 .DEFAULT_GOAL := help
 .PHONY: help setup all build script check-script install uninstall deb deb-twice image-layout dist release-check \
         demo stop psql test test-core test-server test-majors smoke stranger installcheck lint clippy deny bench \
-        bench-capacity bench-drain bench-instructions bench-isolation bench-ledger bench-round-trip bench-rows bench-serve bench-usage \
+        bench-capacity bench-drain bench-instructions bench-isolation bench-ledger bench-logged bench-round-trip bench-rows bench-serve bench-usage \
         dashboard-picture fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
 
 help: ## list the targets
@@ -181,6 +181,9 @@ bench-isolation: install $(VENV)/done ## measure row-level security
 
 bench-ledger: install $(VENV)/done ## compare all counts of mixed requests with their clients; REQUESTS=1000000
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/ledger.py --requests $(or $(REQUESTS),1000000)
+
+bench-logged: install $(VENV)/done ## measure what logging costs requests
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/logged.py
 
 bench-round-trip: install $(VENV)/done ## count instructions per transaction
 	@scripts/setup.sh valgrind

@@ -13,6 +13,7 @@ use pg::error::{Error, Result};
 use pg::scan::Snapshot;
 use pg::spi::{self, Param};
 use pgrx::pg_sys::{self, Datum};
+use std::collections::HashSet;
 
 functions! {
     keysmith_purge_keys => purge_keys: Admin;
@@ -47,9 +48,14 @@ const ENDED: &str = "
         FROM keysmith_private.key k, pg_catalog.unnest(ARRAY[k.origin, k.purse]) AS n (key_id)
         WHERE n.key_id IS NOT NULL AND NOT EXISTS (SELECT FROM ended e WHERE e.key_id = k.key_id)
     )
-    SELECT e.key_id, e.keyspace, EXISTS (SELECT FROM keysmith_private.due_key_notice d
-                                         WHERE d.key_id = e.key_id AND d.event = 'key.expired')
+    SELECT e.key_id, e.keyspace
     FROM ended e WHERE NOT EXISTS (SELECT FROM needed n WHERE n.key_id = e.key_id)";
+
+/// Those of locked keys whose end is not in the audit now: another transaction may have noted it before
+/// they were locked.
+const DUE_NOW: &str = "
+    SELECT key_id FROM keysmith_private.due_key_notice
+    WHERE key_id = ANY ($1) AND event = 'key.expired'";
 
 const PURGE: &str = "
     WITH purged AS (
@@ -66,13 +72,11 @@ const PURGE: &str = "
 struct Ended {
     key_id: [u8; 16],
     keyspace: String,
-    /// Whether its end is not in the audit.
-    is_due: bool,
 }
 
 impl Ended {
     fn read(row: spi::ResultRow) -> Option<Ended> {
-        Some(Ended { key_id: row.uuid(1)?, keyspace: row.text(2)?, is_due: row.boolean(3) })
+        Some(Ended { key_id: row.uuid(1)?, keyspace: row.text(2)? })
     }
 }
 
@@ -85,12 +89,15 @@ fn purge_keys(call: &Call) -> Result<Option<Datum>> {
         spi::execute("SELECT keysmith_private.usage_fold_lock(true)", &[])?;
         let before = clock::now().saturating_sub(length);
         let ended = ended(before)?;
+        let ids: Vec<[u8; 16]> = ended.iter().map(|key| key.key_id).collect();
+        let due = spi::query_now(DUE_NOW, &[Param::uuids(Some(&ids))], |rows| {
+            rows.iter().filter_map(|row| row.uuid(1)).collect::<HashSet<_>>()
+        })?;
         // Their rows of key_notice would go with them.
-        for key in ended.iter().filter(|key| key.is_due) {
+        for key in ended.iter().filter(|key| due.contains(&key.key_id)) {
             Act::made(&unasked::actor(), &key.keyspace, Subject::Key(&key.key_id))
                 .done("key.expired")?;
         }
-        let ids: Vec<[u8; 16]> = ended.iter().map(|key| key.key_id).collect();
         let purged =
             spi::change_now(&Snapshot::now(), PURGE, &[Param::uuids(Some(&ids))], |rows| {
                 let of_keyspace = |row: spi::ResultRow| Some((row.text(1)?, row.bigint(2)?));

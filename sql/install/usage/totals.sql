@@ -178,7 +178,7 @@ END $$;
 
 -- Sums of credits may be larger than a bigint. It is the same wherever names are looked up, so that it can be inlined.
 CREATE FUNCTION keysmith_private.to_bigint(amount numeric) RETURNS bigint
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT least(greatest($1, '-9223372036854775808'), '9223372036854775807')::bigint
 $$;
 COMMENT ON FUNCTION keysmith_private.to_bigint(numeric) IS 'A number, or the bigint that is nearest to it';
