@@ -33,7 +33,7 @@ FUNCTIONS = {
     # Functions that views call with the rights of their reader.
     **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_units", "own_usage_tags", "own_usage_endpoints",
                      "own_top_keys", "own_top_refusals", "own_touches", "own_tenants", "own_members", "own_stale_keys",
-                     "own_recent_refusals", "own_audit", "own_events", "own_overprivileged_keys", "credits_at", "next_refill", "key_status"],
+                     "own_recent_refusals", "own_audit", "own_events", "own_overprivileged_keys", "credits_at", "next_refill", "key_status", "to_bigint"],
                     {HOST, ISSUER, AUDITOR, ADMIN}),
     **dict.fromkeys(["isolation_states", "shown_metrics", "shown_alarms", "shown_nodes"], {AUDITOR, ADMIN}),
     # Storing queued records changes nothing visible, and shows them.
@@ -49,7 +49,7 @@ FUNCTIONS = {
                      "grant_access", "revoke_access", "add_credits", "maintain",
                      "replay_revocations"], {ADMIN}),
     # Parts of these functions, and trigger functions.
-    **dict.fromkeys(["policy_changed", "access_changed", "usage_counted", "units", "to_bigint", "counted_tags", "merged_units", "usage_page", "usage_prepare", "usage_make", "is_subscribed", "refuse_on_subscriber",
+    **dict.fromkeys(["policy_changed", "access_changed", "usage_counted", "units", "counted_tags", "merged_units", "usage_page", "usage_prepare", "usage_make", "is_subscribed", "refuse_on_subscriber",
                      "keep_on_publisher", "usage_incarnation_arrives", "usage_partition_arrives", "usage_fold",
                      "lock_holder", "privileges_changed_by", "usage_partitions", "usage_has_partition", "usage_fold_lock",
                      "usage_kept_from", "disable_idle_keys", "disable_all_idle_keys", "note_key_ends", "note_all_key_ends", "note_credit_events",
