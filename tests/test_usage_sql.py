@@ -108,7 +108,7 @@ BY_TAG = """
         SELECT day, tenant_id, environment, tag, value, requests, spend FROM keysmith.usage_tags) AS totals
     USING (day, tenant_id, environment, tag, value)
     WHERE (count, spent) IS DISTINCT FROM (requests, spend)"""
-# Which endpoints are counted by name may differ.
+# The endpoints that are counted by name may differ.
 HOURS_OF_ENDPOINTS = """
     SELECT tenant_id, period FROM (
         SELECT tenant_id, date_trunc('day', period, 'UTC') AS period, environment, sum(requests) AS requests, sum(refused) AS refused,

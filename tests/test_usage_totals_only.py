@@ -376,7 +376,7 @@ def test_what_is_counted_outlasts_a_sudden_end_and_is_counted_once(end):
         flush(db)
         decide(db, key, 500)
         if end == "worker":
-            # All sessions end, and shared memory is made again. What waited is lost, and reported.
+            # All sessions end, and shared memory is made again. The waiting records are lost, and reported.
             os.kill(worker_pid(db), signal.SIGKILL)
             wait_until(lambda: connects(cluster))
             db.session.close()

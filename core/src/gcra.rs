@@ -194,8 +194,8 @@ impl Bucket {
         Mark { since: self.since, taken: self.taken }
     }
 
-    /// The bucket after a part of a call was given back that was taken long ago. What time has refilled
-    /// since then is not given back again, or a client could save it for a burst that no limit allows. So as
+    /// The bucket after a part of an earlier call was given back. Time has refilled some of the call since
+    /// then. That is not given back again, or a client could save it for a burst that no limit allows. So as
     /// much stays missing as was taken after the call. If later calls are given back before earlier ones, the
     /// earlier ones may give back less than they could.
     pub fn given_back_since(self, mark: Mark, now: u64, weight: u32) -> Bucket {
@@ -376,8 +376,8 @@ mod tests {
             prop_assert!(free);
         }
 
-        /// What requests really used stays within the rate in any span of time, whenever and in whatever
-        /// order they are settled. What is charged later comes on top of that.
+        /// Requests really use no more than the rate allows in any span of time, whenever and in whatever
+        /// order they are settled. A later charge comes on top of that.
         #[test]
         fn what_was_really_used_stays_within_the_rate(
             burst in 1u32..40, limit in 1u32..5,

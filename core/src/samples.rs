@@ -1,5 +1,5 @@
-//! Which of the requests that are only counted leave a row: of each tenant and outcome the first
-//! one in a minute, and at most `MOST` in a minute.
+//! Samples of the requests that are only counted. They leave a row: of each tenant and outcome the first
+//! request in a minute, and at most `MOST` in a minute.
 
 use crate::siphash::SipHasher;
 
@@ -19,9 +19,9 @@ impl Samples {
         Samples { minute: i64::MIN, count: 0, taken: [0; MOST] }
     }
 
-    /// Whether a request is a sample. The next one like it is none until the next minute.
+    /// Whether a request is a sample. Another one like it is not a sample until the next minute.
     pub fn take(&mut self, minute: i64, tenant_id: &[u8; 16], outcome: &[u8]) -> bool {
-        // Minutes of a clock that never goes back: one that is over comes from a process that was slow.
+        // The clock never goes back. A slow process may bring an earlier minute.
         if minute > self.minute {
             *self = Samples { minute, ..Samples::new() };
         }

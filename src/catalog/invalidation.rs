@@ -11,7 +11,7 @@
 use pgrx::pg_sys::Oid;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// The number of watched relations: our tables, and the type of verdicts. Our caches are stale
+/// The number of watched relations: our tables, and the types of verdicts and responses. Our caches are stale
 /// after a change of a policy row, or of the definition of one of these relations.
 pub const WATCHED: usize = 19;
 

@@ -197,7 +197,7 @@ impl Purse {
     pub fn changed_by(&self, amount: i64) -> Change {
         let (before, refilled_at) = self.credits.at(clock::now());
         let after = before.saturating_add(amount);
-        // What `settle` gives back was there before: the next fall is not told again.
+        // `settle` gives back what was there before, so the next fall is not told again.
         let told = if self.is_due() { Crossing::default() } else { self.told };
         let crossing = Crossing::of(before, after, self.low).without(told);
         Change {
