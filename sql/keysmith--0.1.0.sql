@@ -1054,7 +1054,10 @@ CREATE INDEX usage_day_by_period ON keysmith_private.usage_day (period);
 CREATE INDEX usage_day_with_rows ON keysmith_private.usage_day (period) WHERE requests > gone;
 COMMENT ON TABLE keysmith_private.usage_day IS 'The number of requests per day, key, environment, status and outcome';
 
-CREATE TABLE keysmith_private.usage_endpoint_hour (
+-- Rows with an empty endpoint and method, and rows of usage_tag with an empty value, sum up those that
+-- came too late for a row. No request is counted by an empty one, so readers know from such a row that
+-- there is no room left.
+CREATE TABLE keysmith_private.usage_endpoint_day (
     tenant_id   uuid NOT NULL,
     period      timestamptz NOT NULL,
     environment text COLLATE "C" NOT NULL,
@@ -1065,12 +1068,6 @@ CREATE TABLE keysmith_private.usage_endpoint_hour (
     timed       bigint NOT NULL,
     latency     interval NOT NULL,
     spend       bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (tenant_id, period, environment, method, endpoint)
-) WITH (fillfactor = 80);
-COMMENT ON TABLE keysmith_private.usage_endpoint_hour IS 'The number of requests per hour, method and endpoint';
-
-CREATE TABLE keysmith_private.usage_endpoint_day (
-    LIKE keysmith_private.usage_endpoint_hour INCLUDING DEFAULTS,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE keysmith_private.usage_endpoint_day IS 'The number of requests per day, method and endpoint';
@@ -1186,8 +1183,8 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{usage_sum,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_hour,usage_day,usage_endpoint_hour,
-                            usage_endpoint_day,usage_last,usage_mark,usage_delta}'::text[] LOOP
+    FOREACH name IN ARRAY '{usage_sum,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_hour,usage_day,usage_endpoint_day,
+                            usage_last,usage_mark,usage_delta}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
@@ -1211,7 +1208,7 @@ CREATE FUNCTION keysmith_private.counted_tags(counted text, tags jsonb, OUT tag 
 RETURNS SETOF record
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT name, left(tags ->> name, 256) FROM string_to_table(counted, ',') AS name
-    WHERE tags ->> name IS NOT NULL
+    WHERE tags ->> name <> ''
 $$;
 COMMENT ON FUNCTION keysmith_private.counted_tags(text, jsonb) IS 'The tags that totals are kept by, of those of a request';
 
@@ -1345,7 +1342,7 @@ COMMENT ON FUNCTION keysmith_private.usage_fold_lock(boolean) IS
 CREATE FUNCTION keysmith_private.usage_fold() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- The number of endpoints per tenant and environment that a period stores by name.
+    -- The number of endpoints per tenant and environment that a day stores by name.
     most_endpoints constant bigint := 500;
     -- The number of values of a tag that a tenant's day stores.
     most_values constant bigint := 500;
@@ -1376,7 +1373,7 @@ BEGIN
                sum(gone) AS gone, max(used_at) AS used_at, min(changed_from) AS changed_from, count(*) AS deltas
         FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
     ), endpoints AS MATERIALIZED (
-        SELECT tenant_id, period, environment, method, endpoint,
+        SELECT tenant_id, date_trunc('day', period, 'UTC') AS period, environment, method, endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
                sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend, count(*) AS deltas
         FROM taken WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5
@@ -1445,16 +1442,15 @@ BEGIN
                    WHERE (u.tenant_id, u.period, u.tag) = (t.tenant_id, t.period, t.tag)) AS free
         FROM tags t WHERE NOT is_known GROUP BY 1, 2, 3
     ), ranked_tags AS (
-        SELECT t.*, r.free, row_number() OVER (
+        SELECT t.*, is_known OR row_number() OVER (
                    PARTITION BY t.tenant_id, t.period, t.tag, t.is_known
-                   ORDER BY t.requests DESC, t.environment, t.value) AS rank
+                   ORDER BY t.requests DESC, t.environment, t.value) <= r.free AS is_named
         FROM tags t LEFT JOIN tag_room r USING (tenant_id, period, tag)
     ), bounded_tags AS (
         -- As with endpoints below: a value that came too late for a row never gets one.
         INSERT INTO keysmith_private.usage_tag AS u
         SELECT tenant_id, period, tag, environment,
-               CASE WHEN is_known OR rank <= free THEN value ELSE '(other)' END,
-               sum(requests), keysmith_private.to_bigint(sum(spend))
+               CASE WHEN is_named THEN value ELSE '' END, sum(requests), keysmith_private.to_bigint(sum(spend))
         FROM ranked_tags GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT (tenant_id, period, tag, environment, value) DO UPDATE SET
             requests = u.requests + excluded.requests,
@@ -1463,63 +1459,30 @@ BEGIN
         INSERT INTO keysmith_private.usage_last AS u (key_id, used_at)
         SELECT key_id, max(used_at) FROM keys WHERE used_at IS NOT NULL GROUP BY 1
         ON CONFLICT (key_id) DO UPDATE SET used_at = greatest(u.used_at, excluded.used_at)
-    ), by_endpoint AS (
-        SELECT span, tenant_id, date_trunc(span, period, 'UTC') AS period, environment, method, endpoint,
-               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend
-        FROM endpoints, (VALUES ('hour'), ('day')) AS spans (span)
-        GROUP BY 1, 2, 3, 4, 5, 6
     ), known AS (
         -- Endpoints that have a row keep it, and rows are never removed. So an endpoint that
-        -- came too late for a row never gets one in that period, and later amendments of its
+        -- came too late for a row never gets one on that day, and later amendments of its
         -- requests are counted in the same row as the requests.
-        SELECT n.*, coalesce(h.endpoint, d.endpoint) IS NOT NULL AS is_known
-        FROM by_endpoint n
-        LEFT JOIN keysmith_private.usage_endpoint_hour h ON n.span = 'hour'
-            AND (h.tenant_id, h.period, h.environment, h.method, h.endpoint)
-              = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
-        LEFT JOIN keysmith_private.usage_endpoint_day d ON n.span = 'day'
-            AND (d.tenant_id, d.period, d.environment, d.method, d.endpoint)
-              = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
+        SELECT e.*, u.endpoint IS NOT NULL AS is_known
+        FROM endpoints e
+        LEFT JOIN keysmith_private.usage_endpoint_day u USING (tenant_id, period, environment, method, endpoint)
     ), room AS (
-        SELECT span, tenant_id, period, environment,
-               most_endpoints - CASE span
-                   WHEN 'hour' THEN (
-                       SELECT count(*) FROM keysmith_private.usage_endpoint_hour h
-                       WHERE (h.tenant_id, h.period, h.environment) = (k.tenant_id, k.period, k.environment))
-                   ELSE (
-                       SELECT count(*) FROM keysmith_private.usage_endpoint_day d
-                       WHERE (d.tenant_id, d.period, d.environment) = (k.tenant_id, k.period, k.environment))
-               END AS free
-        FROM known k WHERE NOT is_known GROUP BY 1, 2, 3, 4
+        SELECT tenant_id, period, environment, most_endpoints - (
+                   SELECT count(*) FROM keysmith_private.usage_endpoint_day u
+                   WHERE (u.tenant_id, u.period, u.environment) = (k.tenant_id, k.period, k.environment)) AS free
+        FROM known k WHERE NOT is_known GROUP BY 1, 2, 3
     ), ranked AS (
-        SELECT k.*, r.free, row_number() OVER (
-                   PARTITION BY k.span, k.tenant_id, k.period, k.environment, k.is_known
-                   ORDER BY k.requests DESC, k.method, k.endpoint) AS rank
-        FROM known k LEFT JOIN room r USING (span, tenant_id, period, environment)
+        SELECT k.*, is_known OR row_number() OVER (
+                   PARTITION BY k.tenant_id, k.period, k.environment, k.is_known
+                   ORDER BY k.requests DESC, k.method, k.endpoint) <= r.free AS is_named
+        FROM known k LEFT JOIN room r USING (tenant_id, period, environment)
     ), bounded AS (
-        SELECT span, tenant_id, period, environment,
-               CASE WHEN is_known OR rank <= free THEN method ELSE '' END AS method,
-               CASE WHEN is_known OR rank <= free THEN endpoint ELSE '(other)' END AS endpoint,
-               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend
-        FROM ranked GROUP BY 1, 2, 3, 4, 5, 6
-    ), endpoint_hours AS (
-        INSERT INTO keysmith_private.usage_endpoint_hour AS u
-            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend)
-        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend
-        FROM bounded WHERE span = 'hour'
-        ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
-            requests = u.requests + excluded.requests,
-            refused = u.refused + excluded.refused,
-            timed = u.timed + excluded.timed,
-            latency = u.latency + excluded.latency,
-            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend)
-    ), endpoint_days AS (
         INSERT INTO keysmith_private.usage_endpoint_day AS u
             (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend)
-        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend
-        FROM bounded WHERE span = 'day'
+        SELECT tenant_id, period, environment,
+               CASE WHEN is_named THEN method ELSE '' END, CASE WHEN is_named THEN endpoint ELSE '' END,
+               sum(requests), sum(refused), sum(timed), sum(latency), keysmith_private.to_bigint(sum(spend))
+        FROM ranked GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
             requests = u.requests + excluded.requests,
             refused = u.refused + excluded.refused,
@@ -2071,15 +2034,23 @@ COMMENT ON COLUMN keysmith.usage_units.unit IS 'The name of the unit, such as to
 COMMENT ON COLUMN keysmith.usage_units.amount IS 'The sum of the weights in that unit';
 COMMENT ON COLUMN keysmith.usage_units.tenant_id IS 'The id of the tenant';
 
+-- A change of a value without a row is shown as the next fold counts it, here and in usage_endpoints.
 CREATE VIEW keysmith_private.all_usage_tags AS
-SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment, u.tag, u.value,
+SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment, u.tag,
+       coalesce(nullif(u.value, ''), '(other)') AS value,
        pg_catalog.sum(u.requests)::bigint AS requests, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend, u.tenant_id
 FROM (SELECT period, tenant_id, tag, environment, value, requests, spend FROM keysmith_private.usage_tag
       UNION ALL
-      SELECT period, tenant_id, tag, environment, value, requests, spend FROM keysmith_private.usage_tag_delta) AS u
+      SELECT d.period, d.tenant_id, d.tag, d.environment,
+             CASE WHEN k.value IS NULL AND EXISTS (
+                      SELECT FROM keysmith_private.usage_tag o
+                      WHERE (o.tenant_id, o.period, o.tag, o.value) = (d.tenant_id, d.period, d.tag, ''))
+             THEN '' ELSE d.value END, d.requests, d.spend
+      FROM keysmith_private.usage_tag_delta d
+      LEFT JOIN keysmith_private.usage_tag k USING (tenant_id, period, tag, environment, value)) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
 WHERE u.environment <> ''
-GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.tag, u.value
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.tag, coalesce(nullif(u.value, ''), '(other)')
 HAVING pg_catalog.sum(u.requests) <> 0 OR pg_catalog.sum(u.spend) <> 0;
 SELECT keysmith_private.publish('usage_tags');
 COMMENT ON VIEW keysmith.usage_tags IS 'The number of requests by day (UTC) and value of each tag that the keyspace declares';
@@ -2095,19 +2066,27 @@ COMMENT ON COLUMN keysmith.usage_tags.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith_private.all_usage_endpoints AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
-       nullif(u.method, '') AS method, nullif(u.endpoint, '') AS endpoint,
+       nullif(u.method, '') AS method,
+       CASE WHEN u.method = '' AND u.endpoint = '' THEN '(other)' ELSE nullif(u.endpoint, '') END AS endpoint,
        pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.refused)::bigint AS refused,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
        u.tenant_id, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend
 FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency, spend
       FROM keysmith_private.usage_endpoint_day
       UNION ALL
-      SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, environment, method, endpoint,
-             requests, refused, timed, latency, spend
-      FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
+      SELECT d.period, d.tenant_id, d.environment,
+             CASE WHEN k.endpoint IS NULL AND o.endpoint IS NOT NULL THEN '' ELSE d.method END,
+             CASE WHEN k.endpoint IS NULL AND o.endpoint IS NOT NULL THEN '' ELSE d.endpoint END,
+             d.requests, d.refused, d.timed, d.latency, d.spend
+      FROM (SELECT pg_catalog.date_trunc('day', period, 'UTC') AS period, tenant_id, environment, method, endpoint,
+                   requests, refused, timed, latency, spend
+            FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS d
+      LEFT JOIN keysmith_private.usage_endpoint_day k USING (tenant_id, period, environment, method, endpoint)
+      LEFT JOIN keysmith_private.usage_endpoint_day o
+             ON (o.tenant_id, o.period, o.environment, o.method, o.endpoint) = (d.tenant_id, d.period, d.environment, '', '')) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
 WHERE u.environment <> ''
-GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, 5, 6
 HAVING pg_catalog.sum(u.requests) <> 0 OR pg_catalog.sum(u.spend) <> 0;
 SELECT keysmith_private.publish('usage_endpoints');
 COMMENT ON VIEW keysmith.usage_endpoints IS 'The number of requests by day (UTC), method and endpoint';
@@ -3057,7 +3036,6 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM keysmith_private.usage_tag WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_hour WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_day WHERE tenant_id = ANY (tenants);
-    DELETE FROM keysmith_private.usage_endpoint_hour WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_endpoint_day WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_mark WHERE holder = ANY (tenants || keys);
     DELETE FROM keysmith_private.usage_last WHERE key_id = ANY (keys);
@@ -5057,7 +5035,7 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY '{usage_event,usage_delta,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_sum,usage_hour,usage_day,
-                            usage_endpoint_hour,usage_endpoint_day,usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch}'::text[] LOOP
+                            usage_endpoint_day,usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch}'::text[] LOOP
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER arrives BEFORE INSERT ON keysmith_private.%1$I
                  FOR EACH ROW EXECUTE FUNCTION keysmith_private.keep_on_publisher();

@@ -80,7 +80,7 @@ RELATIONS = {
                      "role", "route", "endpoint", "tenant", "member", "key", "credit", "charge", "credit_event", "access", "audit_entry", "audit_content",
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
-                     "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "key_notice", "usage_mark",
+                     "usage_endpoint_day", "usage_last", "key_notice", "usage_mark",
                      "usage_delta", "usage_unit", "usage_unit_delta", "usage_tag", "usage_tag_delta", "usage_sum", "usage_partition", "heartbeat", "isolated_table", "isolated",
                      "isolated_by", "known_isolated",
                      "verifying_role", "idle_key", "due_key_notice", "all_keys", "all_audit", "all_events", "all_usage", "all_usage_hourly",

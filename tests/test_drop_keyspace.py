@@ -95,7 +95,7 @@ def test_all_that_belongs_to_it_goes(db, docs, role):
     filled = {name for name, rows in before.items() if "studio" in rows or any(mark in rows for mark in marks)}
     assert filled >= {
         "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope", "role", "route", "endpoint", "tenant", "member",
-        "key", "access", "credit", "key_notice", "touch", "usage_event", "usage_delta", "usage_unit", "usage_unit_delta", "usage_tag", "usage_tag_delta", "usage_sum", "usage_hour", "usage_day", "usage_endpoint_hour",
+        "key", "access", "credit", "key_notice", "touch", "usage_event", "usage_delta", "usage_unit", "usage_unit_delta", "usage_tag", "usage_tag_delta", "usage_sum", "usage_hour", "usage_day",
         "usage_endpoint_day", "usage_last", "usage_mark", "usage_unknown", "usage_unknown_sample", "usage_set_aside"}
     db.call("drop_keyspace", "studio", cascade=True)
     after = tables(db)

@@ -105,7 +105,7 @@ def test_sums_beyond_a_bigint_stop_at_the_greatest(db):
     three()
     fold()
     # In the totals.
-    for table, column in [("hour", "spend"), ("day", "spend"), ("endpoint_hour", "spend"), ("endpoint_day", "spend"), ("tag", "spend"),
+    for table, column in [("hour", "spend"), ("day", "spend"), ("endpoint_day", "spend"), ("tag", "spend"),
                           ("unit", "amount"), ("sum", "amount")]:
         assert db.rows(f"UPDATE keysmith_private.usage_{table} SET {column} = %s RETURNING 1", most - 1)
     three()

@@ -1,6 +1,8 @@
 """Totals by the tags that a keyspace declares. That they are those of the rows, whatever is done to
 these, is in test_usage_sql.py."""
 
+from collections import Counter
+
 import pytest
 from psycopg.types.json import Jsonb
 
@@ -26,6 +28,16 @@ def totals(db):
     db.rows("SELECT keysmith_private.usage_fold()")
     assert db.rows(TOTALS) == before
     assert_totals(db)
+    return before
+
+
+def totals_of_values(db):
+    """The same where values are counted together. Each has one row in an environment."""
+    each = "SELECT tag, value, requests, spend FROM keysmith.usage_tags ORDER BY environment, 1, 2"
+    db.call("flush_usage")
+    before = db.rows(each)
+    db.rows("SELECT keysmith_private.usage_fold()")
+    assert db.rows(each) == before
     return before
 
 
@@ -102,12 +114,10 @@ def test_further_values_are_counted_together(tagged):
     db.rows("SELECT keysmith_private.usage_fold()")
 
     def counted():
-        db.call("flush_usage")
-        db.rows("SELECT keysmith_private.usage_fold()")
-        rows = db.rows("SELECT value, requests FROM keysmith.usage_tags WHERE tag = 'model'")
-        assert len(rows) == len(dict(rows))
-        assert db.rows("SELECT value, requests FROM keysmith.usage_tags WHERE tag = 'team'") == [("a", 600)]
-        return dict(rows)
+        sums = Counter()
+        for tag, value, requests, _ in totals_of_values(db):
+            sums[value] += requests if tag == "model" else 0
+        return +sums
 
     before = counted()
     assert (len(before), before["(other)"], before["frequent"]) == (501, 101, 3)
@@ -115,10 +125,26 @@ def test_further_values_are_counted_together(tagged):
     late = next(n for n in requests if f"m{n}" not in before)
     db.one("log_request", request_id=requests[late], tags=Jsonb({"model": "frequent", "team": "a"}))
     decide(db, db.key, {"model": "new"})
-    assert counted() == before | {"(other)": 101, "frequent": 4}
+    # In another environment, too.
+    decide(db, db.mint(environment="test").api_key, {"model": "newer"})
+    assert counted() == before | {"(other)": 102, "frequent": 4}
     db.rows("DELETE FROM keysmith_private.usage_event WHERE tags ->> 'model' <> 'frequent'")
+    assert counted() == {"frequent": 4}
+
+
+def test_a_value_that_reads_like_further_ones_is_counted_with_them(tagged):
+    """It does not keep other values from being counted by name."""
+    db = tagged
+    for value in ("(other)", "small"):
+        decide(db, db.key, {"model": value})
+        assert ("model", value, 1, 0) in totals(db)
+    with db.session.transaction():
+        for n in range(600):
+            db.verify(db.key)
+            db.one("log_request", tags=Jsonb({"model": f"m{n}"}))
+    db.call("flush_usage")
     db.rows("SELECT keysmith_private.usage_fold()")
-    assert db.rows("SELECT value, requests FROM keysmith.usage_tags WHERE tag = 'model'") == [("frequent", 4)]
+    assert [row for row in totals_of_values(db) if row.value == "(other)"] == [("model", "(other)", 103, 0)]
 
 
 def test_persons_are_not_counted(tagged):

@@ -54,7 +54,7 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY '{usage_event,usage_delta,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_sum,usage_hour,usage_day,
-                            usage_endpoint_hour,usage_endpoint_day,usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch}'::text[] LOOP
+                            usage_endpoint_day,usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch}'::text[] LOOP
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER arrives BEFORE INSERT ON keysmith_private.%1$I
                  FOR EACH ROW EXECUTE FUNCTION keysmith_private.keep_on_publisher();

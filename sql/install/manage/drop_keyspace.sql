@@ -16,7 +16,6 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM keysmith_private.usage_tag WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_hour WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_day WHERE tenant_id = ANY (tenants);
-    DELETE FROM keysmith_private.usage_endpoint_hour WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_endpoint_day WHERE tenant_id = ANY (tenants);
     DELETE FROM keysmith_private.usage_mark WHERE holder = ANY (tenants || keys);
     DELETE FROM keysmith_private.usage_last WHERE key_id = ANY (keys);

@@ -38,7 +38,10 @@ CREATE INDEX usage_day_by_period ON keysmith_private.usage_day (period);
 CREATE INDEX usage_day_with_rows ON keysmith_private.usage_day (period) WHERE requests > gone;
 COMMENT ON TABLE keysmith_private.usage_day IS 'The number of requests per day, key, environment, status and outcome';
 
-CREATE TABLE keysmith_private.usage_endpoint_hour (
+-- Rows with an empty endpoint and method, and rows of usage_tag with an empty value, sum up those that
+-- came too late for a row. No request is counted by an empty one, so readers know from such a row that
+-- there is no room left.
+CREATE TABLE keysmith_private.usage_endpoint_day (
     tenant_id   uuid NOT NULL,
     period      timestamptz NOT NULL,
     environment text COLLATE "C" NOT NULL,
@@ -49,12 +52,6 @@ CREATE TABLE keysmith_private.usage_endpoint_hour (
     timed       bigint NOT NULL,
     latency     interval NOT NULL,
     spend       bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (tenant_id, period, environment, method, endpoint)
-) WITH (fillfactor = 80);
-COMMENT ON TABLE keysmith_private.usage_endpoint_hour IS 'The number of requests per hour, method and endpoint';
-
-CREATE TABLE keysmith_private.usage_endpoint_day (
-    LIKE keysmith_private.usage_endpoint_hour INCLUDING DEFAULTS,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE keysmith_private.usage_endpoint_day IS 'The number of requests per day, method and endpoint';
@@ -170,8 +167,8 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{usage_sum,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_hour,usage_day,usage_endpoint_hour,
-                            usage_endpoint_day,usage_last,usage_mark,usage_delta}'::text[] LOOP
+    FOREACH name IN ARRAY '{usage_sum,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_hour,usage_day,usage_endpoint_day,
+                            usage_last,usage_mark,usage_delta}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
@@ -195,7 +192,7 @@ CREATE FUNCTION keysmith_private.counted_tags(counted text, tags jsonb, OUT tag 
 RETURNS SETOF record
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT name, left(tags ->> name, 256) FROM string_to_table(counted, ',') AS name
-    WHERE tags ->> name IS NOT NULL
+    WHERE tags ->> name <> ''
 $$;
 COMMENT ON FUNCTION keysmith_private.counted_tags(text, jsonb) IS 'The tags that totals are kept by, of those of a request';
 
@@ -329,7 +326,7 @@ COMMENT ON FUNCTION keysmith_private.usage_fold_lock(boolean) IS
 CREATE FUNCTION keysmith_private.usage_fold() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- The number of endpoints per tenant and environment that a period stores by name.
+    -- The number of endpoints per tenant and environment that a day stores by name.
     most_endpoints constant bigint := 500;
     -- The number of values of a tag that a tenant's day stores.
     most_values constant bigint := 500;
@@ -360,7 +357,7 @@ BEGIN
                sum(gone) AS gone, max(used_at) AS used_at, min(changed_from) AS changed_from, count(*) AS deltas
         FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
     ), endpoints AS MATERIALIZED (
-        SELECT tenant_id, period, environment, method, endpoint,
+        SELECT tenant_id, date_trunc('day', period, 'UTC') AS period, environment, method, endpoint,
                sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
                sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend, count(*) AS deltas
         FROM taken WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5
@@ -429,16 +426,15 @@ BEGIN
                    WHERE (u.tenant_id, u.period, u.tag) = (t.tenant_id, t.period, t.tag)) AS free
         FROM tags t WHERE NOT is_known GROUP BY 1, 2, 3
     ), ranked_tags AS (
-        SELECT t.*, r.free, row_number() OVER (
+        SELECT t.*, is_known OR row_number() OVER (
                    PARTITION BY t.tenant_id, t.period, t.tag, t.is_known
-                   ORDER BY t.requests DESC, t.environment, t.value) AS rank
+                   ORDER BY t.requests DESC, t.environment, t.value) <= r.free AS is_named
         FROM tags t LEFT JOIN tag_room r USING (tenant_id, period, tag)
     ), bounded_tags AS (
         -- As with endpoints below: a value that came too late for a row never gets one.
         INSERT INTO keysmith_private.usage_tag AS u
         SELECT tenant_id, period, tag, environment,
-               CASE WHEN is_known OR rank <= free THEN value ELSE '(other)' END,
-               sum(requests), keysmith_private.to_bigint(sum(spend))
+               CASE WHEN is_named THEN value ELSE '' END, sum(requests), keysmith_private.to_bigint(sum(spend))
         FROM ranked_tags GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT (tenant_id, period, tag, environment, value) DO UPDATE SET
             requests = u.requests + excluded.requests,
@@ -447,63 +443,30 @@ BEGIN
         INSERT INTO keysmith_private.usage_last AS u (key_id, used_at)
         SELECT key_id, max(used_at) FROM keys WHERE used_at IS NOT NULL GROUP BY 1
         ON CONFLICT (key_id) DO UPDATE SET used_at = greatest(u.used_at, excluded.used_at)
-    ), by_endpoint AS (
-        SELECT span, tenant_id, date_trunc(span, period, 'UTC') AS period, environment, method, endpoint,
-               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend
-        FROM endpoints, (VALUES ('hour'), ('day')) AS spans (span)
-        GROUP BY 1, 2, 3, 4, 5, 6
     ), known AS (
         -- Endpoints that have a row keep it, and rows are never removed. So an endpoint that
-        -- came too late for a row never gets one in that period, and later amendments of its
+        -- came too late for a row never gets one on that day, and later amendments of its
         -- requests are counted in the same row as the requests.
-        SELECT n.*, coalesce(h.endpoint, d.endpoint) IS NOT NULL AS is_known
-        FROM by_endpoint n
-        LEFT JOIN keysmith_private.usage_endpoint_hour h ON n.span = 'hour'
-            AND (h.tenant_id, h.period, h.environment, h.method, h.endpoint)
-              = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
-        LEFT JOIN keysmith_private.usage_endpoint_day d ON n.span = 'day'
-            AND (d.tenant_id, d.period, d.environment, d.method, d.endpoint)
-              = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
+        SELECT e.*, u.endpoint IS NOT NULL AS is_known
+        FROM endpoints e
+        LEFT JOIN keysmith_private.usage_endpoint_day u USING (tenant_id, period, environment, method, endpoint)
     ), room AS (
-        SELECT span, tenant_id, period, environment,
-               most_endpoints - CASE span
-                   WHEN 'hour' THEN (
-                       SELECT count(*) FROM keysmith_private.usage_endpoint_hour h
-                       WHERE (h.tenant_id, h.period, h.environment) = (k.tenant_id, k.period, k.environment))
-                   ELSE (
-                       SELECT count(*) FROM keysmith_private.usage_endpoint_day d
-                       WHERE (d.tenant_id, d.period, d.environment) = (k.tenant_id, k.period, k.environment))
-               END AS free
-        FROM known k WHERE NOT is_known GROUP BY 1, 2, 3, 4
+        SELECT tenant_id, period, environment, most_endpoints - (
+                   SELECT count(*) FROM keysmith_private.usage_endpoint_day u
+                   WHERE (u.tenant_id, u.period, u.environment) = (k.tenant_id, k.period, k.environment)) AS free
+        FROM known k WHERE NOT is_known GROUP BY 1, 2, 3
     ), ranked AS (
-        SELECT k.*, r.free, row_number() OVER (
-                   PARTITION BY k.span, k.tenant_id, k.period, k.environment, k.is_known
-                   ORDER BY k.requests DESC, k.method, k.endpoint) AS rank
-        FROM known k LEFT JOIN room r USING (span, tenant_id, period, environment)
+        SELECT k.*, is_known OR row_number() OVER (
+                   PARTITION BY k.tenant_id, k.period, k.environment, k.is_known
+                   ORDER BY k.requests DESC, k.method, k.endpoint) <= r.free AS is_named
+        FROM known k LEFT JOIN room r USING (tenant_id, period, environment)
     ), bounded AS (
-        SELECT span, tenant_id, period, environment,
-               CASE WHEN is_known OR rank <= free THEN method ELSE '' END AS method,
-               CASE WHEN is_known OR rank <= free THEN endpoint ELSE '(other)' END AS endpoint,
-               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
-               sum(latency) AS latency, keysmith_private.to_bigint(sum(spend)) AS spend
-        FROM ranked GROUP BY 1, 2, 3, 4, 5, 6
-    ), endpoint_hours AS (
-        INSERT INTO keysmith_private.usage_endpoint_hour AS u
-            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend)
-        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend
-        FROM bounded WHERE span = 'hour'
-        ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
-            requests = u.requests + excluded.requests,
-            refused = u.refused + excluded.refused,
-            timed = u.timed + excluded.timed,
-            latency = u.latency + excluded.latency,
-            spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend)
-    ), endpoint_days AS (
         INSERT INTO keysmith_private.usage_endpoint_day AS u
             (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend)
-        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency, spend
-        FROM bounded WHERE span = 'day'
+        SELECT tenant_id, period, environment,
+               CASE WHEN is_named THEN method ELSE '' END, CASE WHEN is_named THEN endpoint ELSE '' END,
+               sum(requests), sum(refused), sum(timed), sum(latency), keysmith_private.to_bigint(sum(spend))
+        FROM ranked GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
             requests = u.requests + excluded.requests,
             refused = u.refused + excluded.refused,
