@@ -1078,19 +1078,17 @@ CREATE TABLE keysmith_private.usage_last (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE keysmith_private.usage_last IS 'The time of the last accepted request of each key';
 
--- The rows of one holder (a key or a tenant) and hour are numbered from the oldest. Every
--- thousandth is stored here, so that a page is found without reading all rows before it.
+-- The rows of one holder (a key or a tenant) and hour are numbered from the oldest. The time of about
+-- every thousandth is stored here, so that a page is found without reading all rows before it.
 CREATE TABLE keysmith_private.usage_mark (
-    holder      uuid NOT NULL,
-    period      timestamptz NOT NULL,
-    position    bigint NOT NULL,
-    at          timestamptz NOT NULL,
-    incarnation bigint NOT NULL,
-    sequence    bigint NOT NULL,
-    PRIMARY KEY (holder, period, position)
+    holder   uuid NOT NULL,
+    period   timestamptz NOT NULL,
+    position bigint NOT NULL,
+    at       timestamptz NOT NULL,
+    PRIMARY KEY (period, holder, position)
 );
-CREATE INDEX usage_mark_by_period ON keysmith_private.usage_mark (period);
-COMMENT ON TABLE keysmith_private.usage_mark IS 'Every thousandth request of a key or tenant in an hour';
+COMMENT ON TABLE keysmith_private.usage_mark IS 'About every thousandth request of a key or tenant in an hour';
+COMMENT ON COLUMN keysmith_private.usage_mark.position IS 'The number of requests in the hour up to that time';
 
 CREATE TABLE keysmith_private.usage_delta (
     period       timestamptz NOT NULL,
@@ -1509,8 +1507,7 @@ BEGIN
     WHERE m.holder = c.holder AND m.period = c.period AND m.at >= c.changed_from;
     FOR todo IN
         SELECT c.holder, c.period, c.period + interval '1 hour' AS ends, c.holder = c.tenant_id AS is_tenant, coalesce(m.position, 0) AS position,
-               coalesce(m.at, c.period) AS at, coalesce(m.incarnation, -9223372036854775808) AS incarnation,
-               coalesce(m.sequence, -9223372036854775808) AS sequence
+               coalesce(m.at, c.period - interval '1 microsecond') AS at
         FROM unnest(tenants, holders, periods) AS c (tenant_id, holder, period)
         LEFT JOIN LATERAL (
             SELECT * FROM keysmith_private.usage_mark m WHERE m.holder = c.holder AND m.period = c.period
@@ -1524,22 +1521,19 @@ BEGIN
               AND h.key_id >= CASE WHEN c.holder = c.tenant_id THEN '00000000-0000-0000-0000-000000000000' ELSE c.holder END
               AND h.key_id <= CASE WHEN c.holder = c.tenant_id THEN 'ffffffff-ffff-ffff-ffff-ffffffffffff' ELSE c.holder END)
     LOOP
-        -- It goes from mark to mark. To number all rows would take twice as long.
+        -- It goes from mark to mark. To number all rows would take twice as long. Rows of the same time
+        -- stay together, so that the time alone tells which rows a mark counts.
         step := format(
-            'SELECT at, incarnation, sequence FROM keysmith_private.usage_event
-             WHERE %I = $1 AND at >= $2 AND at < $5 AND (at, incarnation, sequence) > ($2, $3, $4)
-             ORDER BY at, incarnation, sequence OFFSET $6 LIMIT 1',
+            'SELECT max(at) AS at, count(*) AS rows FROM (
+                 SELECT at FROM keysmith_private.usage_event WHERE %I = $1 AND at > $2 AND at < $3
+                 ORDER BY at FETCH FIRST $4 ROWS WITH TIES) AS following',
             CASE WHEN todo.is_tenant THEN 'tenant_id' ELSE 'key_id' END);
         LOOP
-            EXECUTE step INTO next
-            USING todo.holder, todo.at, todo.incarnation, todo.sequence, todo.ends, stride - 1;
-            EXIT WHEN next.at IS NULL;
-            todo.position := todo.position + stride;
+            EXECUTE step INTO next USING todo.holder, todo.at, todo.ends, stride;
+            EXIT WHEN next.rows < stride;
+            todo.position := todo.position + next.rows;
             todo.at := next.at;
-            todo.incarnation := next.incarnation;
-            todo.sequence := next.sequence;
-            INSERT INTO keysmith_private.usage_mark
-            VALUES (todo.holder, todo.period, todo.position, next.at, next.incarnation, next.sequence);
+            INSERT INTO keysmith_private.usage_mark VALUES (todo.holder, todo.period, todo.position, next.at);
         END LOOP;
     END LOOP;
     RETURN folded;
@@ -1613,8 +1607,9 @@ BEGIN
                        CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
     END LOOP;
     -- Each index costs the worker as much as the row itself. The index on request_id is unique,
-    -- and cheap, since request ids come nearly in order. In the other two no entries are equal,
-    -- so there is nothing to deduplicate.
+    -- and cheap, since request ids come nearly in order. The other two leave out incarnation and
+    -- sequence, by which pages order rows of the same time: entries are a third smaller, and hardly
+    -- any are equal, so there is nothing to deduplicate.
     EXECUTE format(
         'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.%1$I
              REFERENCING NEW TABLE AS new_rows
@@ -1626,9 +1621,9 @@ BEGIN
              REFERENCING OLD TABLE AS old_rows
              FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
          CREATE UNIQUE INDEX %2$I ON keysmith_private.%1$I (request_id);
-         CREATE INDEX %3$I ON keysmith_private.%1$I (key_id, at, incarnation, sequence)
+         CREATE INDEX %3$I ON keysmith_private.%1$I (key_id, at)
              WITH (deduplicate_items = off);
-         CREATE INDEX %4$I ON keysmith_private.%1$I (tenant_id, at, incarnation, sequence)
+         CREATE INDEX %4$I ON keysmith_private.%1$I (tenant_id, at)
              WITH (deduplicate_items = off);
          ALTER TABLE keysmith_private.%1$I REPLICA IDENTITY USING INDEX %2$I',
         name, name || '_request', name || '_of_key', name || '_of_tenant');
@@ -4011,7 +4006,7 @@ BEGIN
     -- The page begins at the row of that rank in its hour, counted from the oldest row. The next
     -- mark above it is near. A mark is wrong if rows before it changed since the last fold.
     IF place.newest IS NOT NULL THEN
-        SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith_private.usage_mark m
+        SELECT m.at, m.position INTO mark FROM keysmith_private.usage_mark m
         WHERE m.holder = whose AND m.period = place.newest AND m.position >= place.rank
           AND usage_page.environment IS NULL
           AND m.at < coalesce((
@@ -4030,16 +4025,13 @@ BEGIN
                  ''spend'', spend, ''weights'', weights, ''subject'', subject, ''tags'', tags)
                  ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
              FROM (SELECT * FROM keysmith_private.usage_event
-                   WHERE tenant_id = $1 %s %s AND at >= $3 AND at < $4
-                     AND (at, incarnation, sequence) <= ($5, $6, $7)
-                   ORDER BY at DESC, incarnation DESC, sequence DESC OFFSET $8 LIMIT $9) AS rows',
+                   WHERE tenant_id = $1 %s %s AND at >= $3 AND at < $4 AND at <= $5
+                   ORDER BY at DESC, incarnation DESC, sequence DESC OFFSET $6 LIMIT $7) AS rows',
             CASE WHEN usage_page.key_id IS NOT NULL THEN 'AND key_id = $2' END,
-            CASE WHEN usage_page.environment IS NOT NULL THEN 'AND environment = $10' END)
+            CASE WHEN usage_page.environment IS NOT NULL THEN 'AND environment = $8' END)
         INTO entries
         USING usage_page.tenant_id, usage_page.key_id, place.oldest, place.ends,
-              coalesce(mark.at, 'infinity'), coalesce(mark.incarnation, 9223372036854775807),
-              coalesce(mark.sequence, 9223372036854775807),
-              coalesce(mark.position - place.rank, place.skip), usage_page.per_page,
+              coalesce(mark.at, 'infinity'), coalesce(mark.position - place.rank, place.skip), usage_page.per_page,
               usage_page.environment;
     END IF;
     RETURN jsonb_build_object('data', entries, 'meta', jsonb_build_object(

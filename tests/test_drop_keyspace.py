@@ -30,7 +30,7 @@ def lively(db, keyspace):
         db.one("log_request", tags=Jsonb({"model": "small"}))
     db.one("authenticate", Jsonb({"Authorization": f"Bearer {key.api_key}"}), "GET", "/things", None, keyspace=keyspace)
     db.verify("nothing", keyspace=keyspace)
-    db.rows("INSERT INTO keysmith_private.usage_mark VALUES (%s, now(), 1000, now(), 0, 0)", tenant)
+    db.rows("INSERT INTO keysmith_private.usage_mark VALUES (%s, now(), 1000, now())", tenant)
     db.rows("INSERT INTO keysmith_private.key_notice VALUES (%s, '2999-01-01', 'key.expiring')", key.key_id)
     db.rows("INSERT INTO keysmith_private.usage_set_aside VALUES (now(), 1, 1, now(), %s, %s, 'x')",
             key.key_id, key.key_id)

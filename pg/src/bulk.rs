@@ -142,8 +142,6 @@ fn with_indexes<T>(table: RelationView<'_>, body: impl FnOnce(&Target) -> T) -> 
     }
 }
 
-const MOST_INDEX_COLUMNS: usize = pg_sys::INDEX_MAX_KEYS as usize;
-
 /// An open index, and PostgreSQL's `IndexInfo` about it.
 #[derive(Clone, Copy)]
 struct Index {
@@ -281,17 +279,23 @@ impl Target {
         } else {
             pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO
         };
-        let mut values = [Datum::null(); MOST_INDEX_COLUMNS];
-        let mut nulls = [true; MOST_INDEX_COLUMNS];
+        // The values of the index, row after row. The rows themselves are far apart, and not in the
+        // processor's cache when the order of the index leads to them.
+        let width = columns.len();
+        let (mut values, mut nulls): (Vec<Datum>, Vec<bool>) = rows
+            .iter()
+            .flat_map(|row| columns.iter().map(|n| (row.values[*n], row.nulls[*n])))
+            .unzip();
         for Ordered { leading, n } in order(types, rows, columns.first().copied()) {
-            let (Some(row), Some(place)) = (rows.get(n), places.get(n)) else { continue };
-            for ((value, null), column) in values.iter_mut().zip(&mut nulls).zip(&columns) {
-                *value = row.values.get(*column).copied().unwrap_or(Datum::null());
-                *null = row.nulls.get(*column).copied().unwrap_or(true);
-            }
-            // The row's own uuid is not in the processor's cache.
+            let of_row = n * width..(n + 1) * width;
+            let (Some(values), Some(nulls), Some(place)) =
+                (values.get_mut(of_row.clone()), nulls.get_mut(of_row), places.get(n))
+            else {
+                continue;
+            };
+            // Nor is the row's own uuid.
             let leading = leading.to_be_bytes();
-            if let (Some(value), [false, ..], true) = (values.first_mut(), &nulls, is_uuid) {
+            if let (Some(value), [false, ..], true) = (values.first_mut(), &*nulls, is_uuid) {
                 *value = Datum::from(leading.as_ptr());
             }
             let mut place = *place;

@@ -74,7 +74,7 @@ BEGIN
     -- The page begins at the row of that rank in its hour, counted from the oldest row. The next
     -- mark above it is near. A mark is wrong if rows before it changed since the last fold.
     IF place.newest IS NOT NULL THEN
-        SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith_private.usage_mark m
+        SELECT m.at, m.position INTO mark FROM keysmith_private.usage_mark m
         WHERE m.holder = whose AND m.period = place.newest AND m.position >= place.rank
           AND usage_page.environment IS NULL
           AND m.at < coalesce((
@@ -93,16 +93,13 @@ BEGIN
                  ''spend'', spend, ''weights'', weights, ''subject'', subject, ''tags'', tags)
                  ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
              FROM (SELECT * FROM keysmith_private.usage_event
-                   WHERE tenant_id = $1 %s %s AND at >= $3 AND at < $4
-                     AND (at, incarnation, sequence) <= ($5, $6, $7)
-                   ORDER BY at DESC, incarnation DESC, sequence DESC OFFSET $8 LIMIT $9) AS rows',
+                   WHERE tenant_id = $1 %s %s AND at >= $3 AND at < $4 AND at <= $5
+                   ORDER BY at DESC, incarnation DESC, sequence DESC OFFSET $6 LIMIT $7) AS rows',
             CASE WHEN usage_page.key_id IS NOT NULL THEN 'AND key_id = $2' END,
-            CASE WHEN usage_page.environment IS NOT NULL THEN 'AND environment = $10' END)
+            CASE WHEN usage_page.environment IS NOT NULL THEN 'AND environment = $8' END)
         INTO entries
         USING usage_page.tenant_id, usage_page.key_id, place.oldest, place.ends,
-              coalesce(mark.at, 'infinity'), coalesce(mark.incarnation, 9223372036854775807),
-              coalesce(mark.sequence, 9223372036854775807),
-              coalesce(mark.position - place.rank, place.skip), usage_page.per_page,
+              coalesce(mark.at, 'infinity'), coalesce(mark.position - place.rank, place.skip), usage_page.per_page,
               usage_page.environment;
     END IF;
     RETURN jsonb_build_object('data', entries, 'meta', jsonb_build_object(

@@ -58,8 +58,9 @@ BEGIN
                        CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
     END LOOP;
     -- Each index costs the worker as much as the row itself. The index on request_id is unique,
-    -- and cheap, since request ids come nearly in order. In the other two no entries are equal,
-    -- so there is nothing to deduplicate.
+    -- and cheap, since request ids come nearly in order. The other two leave out incarnation and
+    -- sequence, by which pages order rows of the same time: entries are a third smaller, and hardly
+    -- any are equal, so there is nothing to deduplicate.
     EXECUTE format(
         'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.%1$I
              REFERENCING NEW TABLE AS new_rows
@@ -71,9 +72,9 @@ BEGIN
              REFERENCING OLD TABLE AS old_rows
              FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
          CREATE UNIQUE INDEX %2$I ON keysmith_private.%1$I (request_id);
-         CREATE INDEX %3$I ON keysmith_private.%1$I (key_id, at, incarnation, sequence)
+         CREATE INDEX %3$I ON keysmith_private.%1$I (key_id, at)
              WITH (deduplicate_items = off);
-         CREATE INDEX %4$I ON keysmith_private.%1$I (tenant_id, at, incarnation, sequence)
+         CREATE INDEX %4$I ON keysmith_private.%1$I (tenant_id, at)
              WITH (deduplicate_items = off);
          ALTER TABLE keysmith_private.%1$I REPLICA IDENTITY USING INDEX %2$I',
         name, name || '_request', name || '_of_key', name || '_of_tenant');

@@ -62,19 +62,17 @@ CREATE TABLE keysmith_private.usage_last (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE keysmith_private.usage_last IS 'The time of the last accepted request of each key';
 
--- The rows of one holder (a key or a tenant) and hour are numbered from the oldest. Every
--- thousandth is stored here, so that a page is found without reading all rows before it.
+-- The rows of one holder (a key or a tenant) and hour are numbered from the oldest. The time of about
+-- every thousandth is stored here, so that a page is found without reading all rows before it.
 CREATE TABLE keysmith_private.usage_mark (
-    holder      uuid NOT NULL,
-    period      timestamptz NOT NULL,
-    position    bigint NOT NULL,
-    at          timestamptz NOT NULL,
-    incarnation bigint NOT NULL,
-    sequence    bigint NOT NULL,
-    PRIMARY KEY (holder, period, position)
+    holder   uuid NOT NULL,
+    period   timestamptz NOT NULL,
+    position bigint NOT NULL,
+    at       timestamptz NOT NULL,
+    PRIMARY KEY (period, holder, position)
 );
-CREATE INDEX usage_mark_by_period ON keysmith_private.usage_mark (period);
-COMMENT ON TABLE keysmith_private.usage_mark IS 'Every thousandth request of a key or tenant in an hour';
+COMMENT ON TABLE keysmith_private.usage_mark IS 'About every thousandth request of a key or tenant in an hour';
+COMMENT ON COLUMN keysmith_private.usage_mark.position IS 'The number of requests in the hour up to that time';
 
 CREATE TABLE keysmith_private.usage_delta (
     period       timestamptz NOT NULL,
@@ -493,8 +491,7 @@ BEGIN
     WHERE m.holder = c.holder AND m.period = c.period AND m.at >= c.changed_from;
     FOR todo IN
         SELECT c.holder, c.period, c.period + interval '1 hour' AS ends, c.holder = c.tenant_id AS is_tenant, coalesce(m.position, 0) AS position,
-               coalesce(m.at, c.period) AS at, coalesce(m.incarnation, -9223372036854775808) AS incarnation,
-               coalesce(m.sequence, -9223372036854775808) AS sequence
+               coalesce(m.at, c.period - interval '1 microsecond') AS at
         FROM unnest(tenants, holders, periods) AS c (tenant_id, holder, period)
         LEFT JOIN LATERAL (
             SELECT * FROM keysmith_private.usage_mark m WHERE m.holder = c.holder AND m.period = c.period
@@ -508,22 +505,19 @@ BEGIN
               AND h.key_id >= CASE WHEN c.holder = c.tenant_id THEN '00000000-0000-0000-0000-000000000000' ELSE c.holder END
               AND h.key_id <= CASE WHEN c.holder = c.tenant_id THEN 'ffffffff-ffff-ffff-ffff-ffffffffffff' ELSE c.holder END)
     LOOP
-        -- It goes from mark to mark. To number all rows would take twice as long.
+        -- It goes from mark to mark. To number all rows would take twice as long. Rows of the same time
+        -- stay together, so that the time alone tells which rows a mark counts.
         step := format(
-            'SELECT at, incarnation, sequence FROM keysmith_private.usage_event
-             WHERE %I = $1 AND at >= $2 AND at < $5 AND (at, incarnation, sequence) > ($2, $3, $4)
-             ORDER BY at, incarnation, sequence OFFSET $6 LIMIT 1',
+            'SELECT max(at) AS at, count(*) AS rows FROM (
+                 SELECT at FROM keysmith_private.usage_event WHERE %I = $1 AND at > $2 AND at < $3
+                 ORDER BY at FETCH FIRST $4 ROWS WITH TIES) AS following',
             CASE WHEN todo.is_tenant THEN 'tenant_id' ELSE 'key_id' END);
         LOOP
-            EXECUTE step INTO next
-            USING todo.holder, todo.at, todo.incarnation, todo.sequence, todo.ends, stride - 1;
-            EXIT WHEN next.at IS NULL;
-            todo.position := todo.position + stride;
+            EXECUTE step INTO next USING todo.holder, todo.at, todo.ends, stride;
+            EXIT WHEN next.rows < stride;
+            todo.position := todo.position + next.rows;
             todo.at := next.at;
-            todo.incarnation := next.incarnation;
-            todo.sequence := next.sequence;
-            INSERT INTO keysmith_private.usage_mark
-            VALUES (todo.holder, todo.period, todo.position, next.at, next.incarnation, next.sequence);
+            INSERT INTO keysmith_private.usage_mark VALUES (todo.holder, todo.period, todo.position, next.at);
         END LOOP;
     END LOOP;
     RETURN folded;
