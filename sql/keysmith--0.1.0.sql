@@ -2029,23 +2029,25 @@ COMMENT ON COLUMN keysmith.usage_units.unit IS 'The name of the unit, such as to
 COMMENT ON COLUMN keysmith.usage_units.amount IS 'The sum of the weights in that unit';
 COMMENT ON COLUMN keysmith.usage_units.tenant_id IS 'The id of the tenant';
 
--- A change of a value without a row is shown as the next fold counts it, here and in usage_endpoints.
+-- A change of a value that came too late for a row is shown as the next fold counts it, here and in
+-- usage_endpoints. No join, so that those of one tenant are found by their index.
 CREATE VIEW keysmith_private.all_usage_tags AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment, u.tag,
-       coalesce(nullif(u.value, ''), '(other)') AS value,
+       CASE WHEN u.is_late THEN '(other)' ELSE u.value END AS value,
        pg_catalog.sum(u.requests)::bigint AS requests, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend, u.tenant_id
-FROM (SELECT period, tenant_id, tag, environment, value, requests, spend FROM keysmith_private.usage_tag
+FROM (SELECT period, tenant_id, tag, environment, value, requests, spend, value = '' AS is_late
+      FROM keysmith_private.usage_tag
       UNION ALL
-      SELECT d.period, d.tenant_id, d.tag, d.environment,
-             CASE WHEN k.value IS NULL AND EXISTS (
-                      SELECT FROM keysmith_private.usage_tag o
-                      WHERE (o.tenant_id, o.period, o.tag, o.value) = (d.tenant_id, d.period, d.tag, ''))
-             THEN '' ELSE d.value END, d.requests, d.spend
-      FROM keysmith_private.usage_tag_delta d
-      LEFT JOIN keysmith_private.usage_tag k USING (tenant_id, period, tag, environment, value)) AS u
+      SELECT d.period, d.tenant_id, d.tag, d.environment, d.value, d.requests, d.spend,
+             NOT EXISTS (SELECT FROM keysmith_private.usage_tag o
+                         WHERE (o.tenant_id, o.period, o.tag, o.environment, o.value)
+                             = (d.tenant_id, d.period, d.tag, d.environment, d.value))
+             AND EXISTS (SELECT FROM keysmith_private.usage_tag o
+                         WHERE (o.tenant_id, o.period, o.tag, o.value) = (d.tenant_id, d.period, d.tag, ''))
+      FROM keysmith_private.usage_tag_delta d) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
 WHERE u.environment <> ''
-GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.tag, coalesce(nullif(u.value, ''), '(other)')
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.tag, 6
 HAVING pg_catalog.sum(u.requests) <> 0 OR pg_catalog.sum(u.spend) <> 0;
 SELECT keysmith_private.publish('usage_tags');
 COMMENT ON VIEW keysmith.usage_tags IS 'The number of requests by day (UTC) and value of each tag that the keyspace declares';
@@ -2061,24 +2063,24 @@ COMMENT ON COLUMN keysmith.usage_tags.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith_private.all_usage_endpoints AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
-       nullif(u.method, '') AS method,
-       CASE WHEN u.method = '' AND u.endpoint = '' THEN '(other)' ELSE nullif(u.endpoint, '') END AS endpoint,
+       CASE WHEN NOT u.is_late THEN nullif(u.method, '') END AS method,
+       CASE WHEN u.is_late THEN '(other)' ELSE nullif(u.endpoint, '') END AS endpoint,
        pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.refused)::bigint AS refused,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
        u.tenant_id, keysmith_private.to_bigint(pg_catalog.sum(u.spend)) AS spend
-FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency, spend
+FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency, spend,
+             method = '' AND endpoint = '' AS is_late
       FROM keysmith_private.usage_endpoint_day
       UNION ALL
-      SELECT d.period, d.tenant_id, d.environment,
-             CASE WHEN k.endpoint IS NULL AND o.endpoint IS NOT NULL THEN '' ELSE d.method END,
-             CASE WHEN k.endpoint IS NULL AND o.endpoint IS NOT NULL THEN '' ELSE d.endpoint END,
-             d.requests, d.refused, d.timed, d.latency, d.spend
-      FROM (SELECT pg_catalog.date_trunc('day', period, 'UTC') AS period, tenant_id, environment, method, endpoint,
-                   requests, refused, timed, latency, spend
-            FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS d
-      LEFT JOIN keysmith_private.usage_endpoint_day k USING (tenant_id, period, environment, method, endpoint)
-      LEFT JOIN keysmith_private.usage_endpoint_day o
-             ON (o.tenant_id, o.period, o.environment, o.method, o.endpoint) = (d.tenant_id, d.period, d.environment, '', '')) AS u
+      SELECT pg_catalog.date_trunc('day', d.period, 'UTC'), d.tenant_id, d.environment, d.method, d.endpoint,
+             d.requests, d.refused, d.timed, d.latency, d.spend,
+             NOT EXISTS (SELECT FROM keysmith_private.usage_endpoint_day o
+                         WHERE (o.tenant_id, o.period, o.environment, o.method, o.endpoint)
+                             = (d.tenant_id, pg_catalog.date_trunc('day', d.period, 'UTC'), d.environment, d.method, d.endpoint))
+             AND EXISTS (SELECT FROM keysmith_private.usage_endpoint_day o
+                         WHERE (o.tenant_id, o.period, o.environment, o.method, o.endpoint)
+                             = (d.tenant_id, pg_catalog.date_trunc('day', d.period, 'UTC'), d.environment, '', ''))
+      FROM keysmith_private.usage_delta d WHERE d.key_id IS NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
 WHERE u.environment <> ''
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, 5, 6
