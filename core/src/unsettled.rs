@@ -1,7 +1,7 @@
 //! Requests with weights and what they took from limits, until it is known what they really used.
 //!
-//! Each part has a fixed number of places, which are taken in the order in which requests come. The newest
-//! one takes the place of the oldest. A request has a place for each limit that it took something from, or
+//! Each part has a fixed number of places, which are taken in the order in which requests come. If all are
+//! taken, the newest one takes the place of the oldest of the tenant with the most. A request has a place for each limit that it took something from, or
 //! one if there is no such limit.
 
 use crate::buckets::Owner;
@@ -103,23 +103,30 @@ impl Unsettled {
         before.is_none_or(|before| is_over(&before, now))
     }
 
-    /// The oldest place; or the oldest one of the same tenant, if that has half of all and would take the
-    /// place of another tenant.
+    /// The next place, if it is free. Otherwise the oldest one of the tenant with the most: of this tenant,
+    /// if others have no more.
     fn place_for(&self, decided: &Decided, now: u64) -> usize {
-        let theirs = |place: &Option<Place>| {
-            place
-                .as_ref()
-                .is_some_and(|place| place.decided.tenant == decided.tenant && !is_over(place, now))
+        let taken = |place: &Option<Place>| {
+            place.as_ref().filter(|place| !is_over(place, now)).map(|place| place.decided.tenant)
         };
-        let oldest = self.places.get(self.next);
-        let is_free =
-            |place: &Option<Place>| place.as_ref().is_none_or(|place| is_over(place, now));
-        if oldest.is_none_or(|place| is_free(place) || theirs(place))
-            || self.places.iter().filter(|place| theirs(place)).count() * 2 < self.capacity
-        {
+        if self.places.get(self.next).and_then(taken).is_none() {
             return self.next;
         }
-        let of = |n: &usize| self.places.get(*n).is_some_and(theirs);
+        let mut tenants = [0; PLACES + 1];
+        let mut count = 0;
+        let all = self.places.iter().filter_map(taken).chain([decided.tenant]);
+        for (place, tenant) in tenants.iter_mut().zip(all) {
+            *place = tenant;
+            count += 1;
+        }
+        let tenants = tenants.get_mut(..count).unwrap_or_default();
+        tenants.sort_unstable();
+        let most = tenants
+            .chunk_by(|one, other| one == other)
+            .filter_map(|of_one| Some((of_one.len(), *of_one.first()?)))
+            .max_by_key(|(places, tenant)| (*places, *tenant == decided.tenant))
+            .map_or(decided.tenant, |(_, tenant)| tenant);
+        let of = |n: &usize| self.places.get(*n).and_then(taken) == Some(most);
         let age = |n: &usize| self.places.get(*n).and_then(Option::as_ref).map(|place| place.at);
         (0..self.capacity).filter(of).min_by_key(age).unwrap_or(self.next)
     }
@@ -208,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_takes_at_most_half_of_what_others_need() {
+    fn the_tenant_with_the_most_makes_room() {
         let mut part = Unsettled::new(8);
         for id in 1..=4 {
             assert!(part.remember(Decided { tenant: 6, ..decided(id) }, taken(b"a", 1), id as u64));
@@ -219,6 +226,15 @@ mod tests {
         // The newest of both are there.
         for id in (1..=4).chain(37..=40) {
             assert_eq!(known(&mut part, request(id), 41).len(), 1, "{id}");
+        }
+        // Two tenants together take nothing from a third one.
+        let mut part = Unsettled::new(8);
+        let of = |tenant, id: u128| Decided { tenant, ..decided(id) };
+        (1..=2).for_each(|id| _ = part.remember(of(7, id), taken(b"a", 1), id as u64));
+        (11..=60)
+            .for_each(|id| _ = part.remember(of(5 + id as u64 % 2, id), taken(b"a", 1), id as u64));
+        for id in (1..=2).chain(55..=60) {
+            assert_eq!(known(&mut part, request(id), 61).len(), 1, "{id}");
         }
         // Alone it may have all.
         let mut part = Unsettled::new(8);
