@@ -183,3 +183,23 @@ def came_back(cluster):
         return session(cluster)
     except psycopg.OperationalError:
         return None
+
+
+def test_a_row_that_was_deleted_is_in_no_total(db):
+    key = prepare(db, "everything")
+    one, two = (request(db, key, 100) for _ in range(2))
+    flush(db)
+    db.rows("DELETE FROM keysmith_private.usage_event WHERE request_id = %s", one)
+    assert settle(db, one, 0) and settle(db, two, 50)
+    assert groups(db) == [(200, 1, 50)]
+
+
+def test_requests_beyond_those_that_are_remembered():
+    with running("few", keysmith__max_unsettled=1, **SLOWLY) as cluster:
+        db = session(cluster)
+        key = prepare(db)
+        requests = [request(db, key, 100) for _ in range(4)]
+        flush(db)
+        assert all(settle(db, one, 40) for one in requests)
+        assert groups(db) == [(200, 4, 160)]
+        assert status(db)["amendments_unmatched"] == 0
