@@ -70,7 +70,9 @@ fn unmatched(records: &[(i64, Record)], stored: &Stored) -> Unmatched {
     for (_, record) in records {
         let Record::Amendment { request_id, at, told } = record else { continue };
         if told.spend.is_some() && stored.settled.contains(request_id) {
-        } else if stored.given_up.contains(request_id) {
+            continue;
+        }
+        if stored.given_up.contains(request_id) {
             unmatched.all += 1;
         } else if stored.unmatched.contains(request_id) {
             unmatched.all += 1;
