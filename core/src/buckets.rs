@@ -25,13 +25,15 @@ pub type Owner = u64;
 pub const NOBODY: Owner = 0;
 /// The mark of an owner of a crowd.
 const CROWD: Owner = 1 << 63;
+/// The mark of a bucket of a crowd that several owners share.
+const SHARED: Owner = 1 << 62;
 /// The bits of a crowd's owner that tell its sites apart.
 const SITE: Owner = (1 << 20) - 1;
 
 /// The owner with some hash.
 pub fn owner(hash: u128) -> Owner {
     // A hash is practically never NOBODY. If it is, the next number is used.
-    (hash as Owner & !CROWD).max(NOBODY + 1)
+    (hash as Owner & !(CROWD | SHARED)).max(NOBODY + 1)
 }
 
 /// Who owns the crowd of an owner.
@@ -42,6 +44,16 @@ pub fn crowd_of(owner: Owner) -> Owner {
 /// Who owns the buckets of a site in a crowd. `NOBODY` is no site.
 pub fn of_site(crowd: Owner, site: Owner) -> Owner {
     if site == NOBODY { crowd } else { crowd | (site & SITE).max(1) }
+}
+
+/// The owner of a crowd's bucket that other owners use, too.
+pub fn shared(crowd: Owner) -> Owner {
+    crowd | SHARED
+}
+
+/// Whether a bucket counts requests of others than its owner.
+pub fn is_shared(owner: Owner) -> bool {
+    owner == NOBODY || owner & SHARED != 0
 }
 
 fn is_crowd(owner: Owner) -> bool {
@@ -126,6 +138,7 @@ impl Part {
             }
             return true;
         }
+        let owner = owner & !SHARED;
         if !self.may_have_another(owner, |owner| self.counted(owner)) {
             self.sweep(now);
             if !self.may_have_another(owner, |owner| self.held(owner)) {
@@ -270,18 +283,19 @@ mod tests {
                     0 if owner == 1 => NOBODY,
                     0 | 1 => owner,
                     2 => crowd,
-                    site => of_site(crowd, site),
+                    site => of_site(if owner > 3 { shared(crowd) } else { crowd }, site),
                 };
                 now += pause;
                 // Some names share a chain.
                 let name = if name % 3 == 0 { name } else { (name % 3) + ((name as usize * PLACES) as u128) };
                 let live: Vec<_> = model.values().filter(|(bucket, _)| !bucket.is_full(now)).collect();
                 prop_assert_eq!(part.in_use(now), live.len());
+                let (told, owner) = (owner, owner & !SHARED);
                 let held = |of: Owner| live.iter().filter(|(_, other)| *other == of || whole(*other) == of).count();
                 let left = capacity - live.len();
                 let there = model.get(&name).is_some_and(|(bucket, _)| !bucket.is_full(now));
                 let has_place = part.find(name).is_some();
-                let put = part.put(name, used(now), owner, now);
+                let put = part.put(name, used(now), told, now);
                 // The bucket has a place already, or the share allows another one.
                 let crowded = live.iter().filter(|(_, owner)| is_crowd(*owner)).count();
                 let is_free = !is_crowd(owner) || crowded < capacity.div_ceil(2);
@@ -369,6 +383,7 @@ mod tests {
         let crowd = crowd_of(1 << 40);
         let of_one = fill(&mut part, of_site(crowd, 1));
         assert!((PLACES / 16..=PLACES / 12).contains(&of_one), "{of_one}");
+        assert_eq!(fill(&mut part, shared(of_site(crowd, 1))), 0);
         assert!((2..8).all(|site| fill(&mut part, of_site(crowd, site)) > 0));
         // Subjects have no site.
         assert!(fill(&mut part, crowd) > 0);
@@ -389,9 +404,10 @@ mod tests {
         assert_ne!(of_site(crowds[0], 1 << 20), crowds[0]);
         for site in [NOBODY, 1, 2, owner(u128::MAX)] {
             let owner = of_site(crowds[0], site);
-            assert!(is_crowd(owner));
+            assert!(is_crowd(owner) && !is_shared(owner) && is_shared(shared(owner)));
             assert_eq!(whole(owner), crowds[0]);
         }
+        assert!(is_shared(NOBODY) && !is_shared(one) && !is_shared(other));
     }
 
     #[test]

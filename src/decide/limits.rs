@@ -202,7 +202,10 @@ impl Claimer<'_, '_> {
                 let network = network.as_ref();
                 let crowd = add(network.and_then(|(network, length)| network.get(..*length)));
                 let site = |address| site(address, self.fresh.clone());
-                return of_site(crowd, self.counted.address.map_or(NOBODY, site));
+                let owner = of_site(crowd, self.counted.address.map_or(NOBODY, site));
+                // Those of other tenants come from the same addresses.
+                let is_shared = matches!(holder, Holder::Keyspace | Holder::Route);
+                return if is_shared { buckets::shared(owner) } else { owner };
             }
         };
         self.owner
