@@ -23,6 +23,7 @@ ROUTES = 200
 ROLES = 50
 KEYS_PER_TENANT = 100
 UNREACHED_LIMIT = "100000000/1 hour/100000000/hourly"
+THREE_LIMITS = f"{UNREACHED_LIMIT}\n200000000/1 day/200000000/daily\n1000000000 tokens/1 hour/1000000000/tokens"
 
 
 def make_keys(count, seed=1):
@@ -104,6 +105,11 @@ def add_quiet_keys(connection, keys):
 def add_limited_keys(connection, keys):
     """Keys with a limit that no benchmark reaches."""
     add_keys(connection, keys, tenant="limited", limits=UNREACHED_LIMIT)
+
+
+def add_metered_keys(connection, keys):
+    """Keys with three such limits, in two units."""
+    add_keys(connection, keys, tenant="metered", limits=THREE_LIMITS)
 
 
 def add_fenced_keys(connection, keys):

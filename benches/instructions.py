@@ -94,6 +94,8 @@ CASES = [
     Case("verify, nothing logged",
          as_value("keysmith.verify(api_key, keyspace => 'quiet')", "quiet"), VALUES, "ok"),
     Case("verify, one limit", as_value("keysmith.verify(api_key)", "limited"), VALUES, "ok"),
+    Case("verify, three limits in two units",
+         as_value("keysmith.verify(api_key, weights => '{\"tokens\": 5}')", "metered"), VALUES, "ok"),
     Case("verify, complete: scope, network, limit",
          as_value("keysmith.verify(api_key, '{images:write}', ip => '192.0.2.7')", "fenced"), VALUES, "ok"),
     Case("verify, sign in", as_value("keysmith.verify(api_key, sign_in => true)"), VALUES, "ok"),
@@ -125,7 +127,8 @@ def prepare(cluster):
         make_keys_table(connection, "unknown", dataset.make_keys(MORE, seed=2))
         for name, add, seed in (("quiet", dataset.add_quiet_keys, 3),
                                 ("limited", dataset.add_limited_keys, 4),
-                                ("fenced", dataset.add_fenced_keys, 5)):
+                                ("fenced", dataset.add_fenced_keys, 5),
+                                ("metered", dataset.add_metered_keys, 6)):
             others = dataset.make_keys(MORE, seed)
             add(connection, others)
             make_keys_table(connection, name, others)

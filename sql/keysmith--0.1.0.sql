@@ -414,11 +414,15 @@ CREATE TABLE keysmith_private.charge (
     at         timestamptz NOT NULL,
     settled_at timestamptz,
     settled    bigint CHECK (settled >= 0),
-    keyspace   text COLLATE "C" NOT NULL
+    keyspace   text COLLATE "C" NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    usage_log  text COLLATE "C" NOT NULL
 ) WITH (fillfactor = 90);
 COMMENT ON TABLE keysmith_private.charge IS 'The requests of the last day that spent credits; settle() may charge what each really cost';
 COMMENT ON COLUMN keysmith_private.charge.credit_id IS 'The credits that paid';
 COMMENT ON COLUMN keysmith_private.charge.spend IS 'What the request spent when it was decided';
+COMMENT ON COLUMN keysmith_private.charge.at IS 'When the request was decided';
+COMMENT ON COLUMN keysmith_private.charge.usage_log IS 'What the keyspace recorded of requests then';
 COMMENT ON COLUMN keysmith_private.charge.settled IS 'What it cost in all, as settle() was told';
 
 CREATE TABLE keysmith_private.credit_event (

@@ -279,6 +279,40 @@ def test_a_wait_can_be_cancelled(db, connect, database):
     assert balance(db, key=key) == 3
 
 
+@pytest.mark.parametrize("end", ["cancelled", "refused by the table", "the statement times out"])
+def test_a_verify_that_ends_early_takes_nothing(db, connect, database, end):
+    """Neither from rate limits nor a slot, though the transaction goes on."""
+    db.tenant()
+    limits = [{"name": "calls", "limit": 1, "window": "1 day"},
+              {"name": "tokens", "unit": "tokens", "limit": 60, "window": "1 day"}, {"name": "at once", "concurrent": 1}]
+    key = db.mint(credits=5, limits=Jsonb(limits))
+    holding, asking = database(connect(autocommit=False)), database(connect(autocommit=False))
+    if end == "refused by the table":
+        db.rows("ALTER TABLE keysmith_private.credit ADD CONSTRAINT enough CHECK (balance > 4)")
+    else:
+        holding.rows("SELECT FROM keysmith_private.credit FOR UPDATE")
+    asking.rows("SET keysmith.spend_timeout = '60 s'")
+    asking.rows("""CREATE FUNCTION pg_temp.attempt(key text, timeout text DEFAULT '0') RETURNS text LANGUAGE plpgsql AS $$
+        BEGIN
+            RETURN (keysmith.verify(key, spend => 1, weights => '{"tokens": 60}')).reason;
+        EXCEPTION WHEN query_canceled OR check_violation THEN
+            RETURN SQLSTATE;
+        END $$""")
+    with ThreadPoolExecutor(1) as pool:
+        if end == "the statement times out":
+            asking.rows("SET statement_timeout = '1 s'")
+        waiting = pool.submit(asking.value, "SELECT pg_temp.attempt(%s)", key.api_key)
+        if end == "cancelled":
+            waits(db)
+            db.value("SELECT pg_cancel_backend(%s)", asking.session.info.backend_pid)
+        assert waiting.result(60) == ("23514" if end == "refused by the table" else "57014")
+    # The transaction of the attempt has not ended.
+    assert [db.reason(key.api_key, weights=Jsonb({"tokens": 60})) for _ in range(2)] == ["ok", "rate_limited"]
+    assert asking.reason(key.api_key, weights=Jsonb({"tokens": 1})) == "rate_limited"
+    holding.session.rollback()
+    asking.session.rollback()
+
+
 def test_a_session_may_wait_less(db, connect, database):
     db.tenant()
     key = db.mint(credits=5)

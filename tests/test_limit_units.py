@@ -290,3 +290,24 @@ def test_a_crowd_of_subjects_takes_no_room_of_others():
             for _ in range(5):
                 assert db.reason(db.mint(tenant, limits=limit(5)).api_key) == "ok"
         db.session.close()
+
+
+def test_a_site_takes_no_room_of_other_addresses():
+    """Whoever has a /48 of IPv6 has 65,536 networks, and each is counted."""
+    with running("sites", keysmith__max_buckets=1024) as cluster:
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        key = db.mint(limits=limits(CALLS | {"per": "address"})).api_key
+        asked = "SELECT (keysmith.verify(%s, ip => ip::inet)).reason FROM unnest(%s::text[]) AS ip"
+
+        def reasons(addresses):
+            return [reason for reason, in db.rows(asked, key, addresses)]
+
+        assert reasons(["2001:db8:1::1"]) == ["ok"]
+        flood = reasons([f"2001:db8:666:{n:x}::1" for n in range(2000)])
+        assert set(flood) == {"ok", "limits_unavailable"} and 50 <= flood.count("ok") <= 100
+        # One that is counted already, other sites, and those of IPv4.
+        assert reasons(["2001:db8:1::1", *[f"2001:db8:{n:x}::1" for n in range(2, 12)]]) == ["ok"] * 11
+        assert reasons([f"192.0.2.{n}" for n in range(50)]) == ["ok"] * 50
+        db.session.close()

@@ -55,6 +55,28 @@ def test_debts_refuse_those_who_count_for_the_unit(db, key):
     assert db.verify(key.api_key).ok
 
 
+@pytest.mark.parametrize("holder, per, has_debt", [
+    ("keyspace", None, False), ("keyspace", "address", False), ("route", "address", False),
+    ("keyspace", "subject", True), ("keyspace", "tenant", True), ("tenant", "address", True), ("route", "subject", True)])
+def test_a_limit_that_tenants_share_has_no_debt(db, holder, per, has_debt):
+    """Or a customer could shut out others, who come from the same address."""
+    limits = Jsonb([TOKENS | ({"per": per} if per else {})])
+    db.call("create_keyspace", "k", limits=limits if holder == "keyspace" else None)
+    db.call("define_route", "k", "GET", "/x", [], limits=limits if holder == "route" else None)
+    db.tenant(keyspace="k", limits=limits if holder == "tenant" else None)
+    key = db.mint(keyspace="k").api_key
+
+    def ask(tokens):
+        return db.one("authenticate", Jsonb({"x-api-key": key}), "GET", "/x", "192.0.2.7", keyspace="k", subject="ann",
+                      weights=Jsonb({"tokens": tokens}))
+
+    assert settle(db, ask(10).request_id, tokens=300)
+    refused = ask(1)
+    assert (refused.reason, refused.limit_remaining) == ("rate_limited", 0)
+    # A token comes back in four days, two hundred in two years.
+    assert (refused.retry_after.days > 600) is has_debt and (refused.retry_after.days < 4) is not has_debt
+
+
 def test_each_unit_is_settled_that_is_named(db):
     db.tenant()
     key = db.mint(limits=Jsonb([TOKENS, TOKENS | {"name": "seconds", "unit": "seconds"}, CALLS]))

@@ -1,5 +1,8 @@
 """What `settle` says reaches the records of usage and their totals, exactly when it commits."""
 
+import os
+import signal
+
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
@@ -7,6 +10,7 @@ from psycopg.types.json import Jsonb
 from cluster import running
 from conftest import session
 from test_usage_pipeline import count, crash, flush
+from test_usage_worker import worker_pid
 
 TOKENS = [{"name": "tokens", "limit": 10**6, "window": "365 days", "unit": "tokens"}]
 
@@ -289,6 +293,96 @@ def test_many_in_one_transaction(db, connect, database, many):
     assert count(db, "amendments_unmatched") == 0
 
 
+# After so many settlements the transaction amends their rows, and keeps none in memory.
+KEPT = 10_000
+KEPT_IN_SAVEPOINT = 50_000
+SPENT = "SELECT count(*) FROM keysmith_private.usage_event WHERE spend = %s"
+
+
+@pytest.fixture
+def charges(db, connect, database):
+    """A session in a transaction, and a function by which it settles requests that did not settle yet."""
+    db.tenant()
+    # A row that one transaction changes often gets slow.
+    keys = [db.mint(credits=10**6).api_key for _ in range(100)]
+    other = database(connect(autocommit=False))
+
+    def make(many, rows):
+        """Requests, some of which have rows, which are stored. The others are charges alone."""
+        assert db.value("SELECT count(*) FILTER (WHERE (keysmith.verify((%s::text[])[n %% 100 + 1], spend => 3)).ok) "
+                        "FROM generate_series(1, %s) AS n", keys, rows) == rows
+        flush(db)
+        db.rows("""INSERT INTO keysmith_private.charge (request_id, credit_id, tenant_id, key_id, spend, at, keyspace)
+                   SELECT gen_random_uuid(), c.credit_id, k.tenant_id, k.key_id, 3, now(), 'default'
+                   FROM generate_series(1, 1000) AS n, keysmith_private.credit c JOIN keysmith_private.key k USING (key_id)
+                   ORDER BY n LIMIT %s""", many - rows)
+
+    def settle_all(cost, many, having_rows):
+        return other.value("""SELECT count(*) FILTER (WHERE keysmith.settle(request_id, %s)) FROM (
+            SELECT request_id FROM keysmith_private.charge c
+            WHERE settled IS NULL AND %s = EXISTS (SELECT FROM keysmith_private.usage_event e
+                                                   WHERE e.request_id = c.request_id) LIMIT %s) AS c""",
+            cost, having_rows, many)
+
+    return other, make, settle_all
+
+
+def test_a_transaction_keeps_a_bounded_number_in_memory(db, charges):
+    other, make, settle_all = charges
+    make(KEPT + 1, KEPT + 1)
+    assert settle_all(7, KEPT, True) == KEPT
+    assert other.value(SPENT, 7) == 0
+    # One more, and those before it have their rows amended.
+    assert settle_all(8, 1, True) == 1
+    assert (other.value(SPENT, 7), db.value(SPENT, 7)) == (KEPT, 0)
+    other.session.rollback()
+    assert totals(db) == (3 * (KEPT + 1), KEPT + 1)
+
+
+def test_what_has_no_row_is_forgotten_beyond_the_bound(db, charges):
+    other, make, settle_all = charges
+    make(KEPT + 2, 1)
+    unmatched = count(db, "amendments_unmatched")
+    assert settle_all(8, KEPT + 1, False) == KEPT + 1
+    # The older half.
+    assert count(db, "amendments_unmatched") == unmatched + KEPT // 2
+    assert settle_all(7, 1, True) == 1
+    other.session.commit()
+    flush(db)
+    assert db.value(SPENT, 7) == 1
+
+
+def test_within_a_savepoint_no_row_is_amended(db, charges):
+    """The savepoint may be rolled back, and its requests settled again."""
+    other, make, settle_all = charges
+    make(KEPT + 5, KEPT + 5)
+    other.rows("SAVEPOINT s")
+    assert settle_all(8, KEPT + 5, True) == KEPT + 5
+    assert other.value(SPENT, 8) == 0
+    other.rows("ROLLBACK TO s")
+    assert settle_all(7, 5, True) == 5
+    other.session.commit()
+    flush(db)
+    assert (db.value(SPENT, 7), db.value(SPENT, 8), db.value(SPENT, 3)) == (5, 0, KEPT)
+
+
+def test_a_savepoint_keeps_a_bounded_number_in_memory(db, charges):
+    other, make, settle_all = charges
+    make(KEPT_IN_SAVEPOINT + 4, 3)
+    unmatched = count(db, "amendments_unmatched")
+    other.rows("SAVEPOINT s")
+    assert settle_all(8, KEPT_IN_SAVEPOINT, False) == KEPT_IN_SAVEPOINT
+    assert count(db, "amendments_unmatched") == unmatched
+    # These are settled, and their rows stay as they were.
+    assert settle_all(7, 3, True) == 3
+    assert count(db, "amendments_unmatched") == unmatched + 3
+    other.rows("RELEASE s")
+    other.session.commit()
+    flush(db)
+    assert (db.value(SPENT, 7), db.value(SPENT, 3)) == (0, 3)
+    assert db.value("SELECT count(*) FROM keysmith_private.charge WHERE settled = 7") == 3
+
+
 @pytest.mark.parametrize("moment", ["pending", "waiting", "stored"])
 def test_of_too_many_units_the_same_are_kept_everywhere(db, connect, database, moment):
     db.tenant()
@@ -321,6 +415,28 @@ def test_without_preload_the_transaction_amends_the_row():
             assert settle(db, own, 30)
         spends = dict(db.rows("SELECT request_id, spend FROM keysmith.usage"))
         assert spends == {request_id: 20, own: 30}
+        db.session.close()
+
+
+def test_what_is_as_durable_as_the_transaction_is_written_by_it():
+    """No worker has a part in it."""
+    with running("written", keysmith__usage_flush_interval="10min") as cluster:
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        key = db.mint(credits=100)
+        requests = {path: request(db, key, 10) for path in ("async", "commit")}
+        flush(db)
+        pid = worker_pid(db)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for path, request_id in requests.items():
+                db.rows(f"SET keysmith.usage_durability = {path}")
+                assert settle(db, request_id, 20)
+            spends = dict(db.rows("SELECT request_id, spend FROM keysmith_private.usage_event"))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert spends == {requests["async"]: 10, requests["commit"]: 20}
         db.session.close()
 
 

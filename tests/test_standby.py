@@ -738,7 +738,7 @@ def test_a_life_is_that_of_one_standby(servers):
 
 
 def record(request_id, key_id, tenant_id, age=0, keyspace=b"default", environment=b"live",
-           outcome=b"ok", status=200, latency=None, endpoint=None, spend=None, weights=None, tags=None):
+           outcome=b"ok", status=200, latency=None, endpoint=None, spend=None, weights=None, tags=None, kind=1):
     """A record as in a standby's memory: the learned values, and then the rest."""
     at = int((time.time() - age - 946_684_800) * 1_000_000)  # not checked: a point in time
     texts = b"".join(bytes([len(text)]) + text for text in (keyspace, environment, outcome))
@@ -755,7 +755,7 @@ def record(request_id, key_id, tenant_id, age=0, keyspace=b"default", environmen
         if pairs is not None:
             listed = b"".join(bytes([len(name)]) + name + len(value).to_bytes(2, "little") + value for name, value in pairs)
             learned += len(listed).to_bytes(2, "little") + listed
-    return (b"\1" + request_id.bytes + learned + at.to_bytes(8, "little", signed=True)
+    return (bytes([kind]) + request_id.bytes + learned + at.to_bytes(8, "little", signed=True)
             + key_id.bytes + tenant_id.bytes + texts + b"\0\0")
 
 
@@ -781,6 +781,73 @@ def test_a_request_that_has_its_row_is_not_counted_again(servers):
     assert tuple(db.rows(counted, key_id, key_id)[0]) == (5, 5, 5)
     db.rows("SELECT keysmith.maintain()")
     assert tuple(db.rows(counted, key_id, key_id)[0]) == (5, 5, 5)
+
+
+COUNTED = 4
+AMENDMENT = 2
+
+
+def test_requests_of_a_keyspace_with_rows_are_not_counted_without_one(servers, holder):
+    """Otherwise one could be counted again and again. The keyspace had none, maybe, when a standby decided."""
+    _, _, db = servers
+    made = [uuid.uuid4() for _ in range(3)]
+    statement = "SELECT last_sequence FROM keysmith.usage_collect('counter', %s, 10, true, 0, %s, 0, '', '')"
+    for life in (51, 52):
+        db.value(statement, life, parcel(*[record(one, **holder, kind=COUNTED) for one in [*made, made[0]]]))
+    stored = db.rows("SELECT request_id FROM keysmith_private.usage_event WHERE key_id = %s", holder["key_id"])
+    assert sorted(one for one, in stored) == sorted(made)
+    assert db.value("SELECT sum(requests) FROM keysmith.usage_hourly WHERE key_id = %s", holder["key_id"]) == 3
+
+
+@pytest.mark.parametrize("kind", [1, COUNTED])
+def test_outcomes_that_are_made_up_are_one(servers, kind):
+    """Totals have a row for each outcome."""
+    _, _, db = servers
+    db.call("create_keyspace", "outcomes%d" % kind, usage_log="totals")
+    db.tenant("acme", keyspace="outcomes%d" % kind)
+    key_id = db.mint(keyspace="outcomes%d" % kind).key_id
+    tenant_id = db.value("SELECT tenant_id FROM keysmith_private.key WHERE key_id = %s", key_id)
+    holder = {"key_id": key_id, "tenant_id": tenant_id, "keyspace": b"outcomes%d" % kind, "kind": kind}
+    outcomes = [b"ok", b"disabled", *[b"made_up_" + bytes([letter]) for letter in b"abcdefgh"]]
+    db.rows("SELECT keysmith.usage_collect('inventor', %s, 10, true, 0, %s, 0, '', '')", 53 + kind,
+            parcel(*[record(uuid.uuid4(), **holder, outcome=outcome) for outcome in outcomes]))
+    counted = "SELECT outcome, requests FROM keysmith.usage_hourly WHERE key_id = %s ORDER BY outcome"
+    assert [tuple(row) for row in db.rows(counted, key_id)] == [("disabled", 1), ("ok", 1), ("other", 8)]
+
+
+def amendment(request_id, spend):
+    at = int((time.time() - 946_684_800) * 1_000_000)  # not checked: a point in time
+    return (bytes([AMENDMENT]) + request_id.bytes + bytes([16]) + spend.to_bytes(8, "little")
+            + at.to_bytes(8, "little"))
+
+
+def test_nobody_hands_over_what_was_not_spent(servers):
+    """Standbys spend nothing. A server that was the primary may have waiting records of what was spent."""
+    _, _, db = servers
+    db.call("create_keyspace", "spending", usage_log="totals")
+    db.tenant("payer", keyspace="spending", credits=Jsonb({"balance": 100}))
+    key = db.mint("payer", keyspace="spending")
+    spent = db.one("verify", key.api_key, keyspace="spending", spend=7).request_id
+    db.call("flush_usage")
+    tenant_id = db.value("SELECT tenant_id FROM keysmith_private.key WHERE key_id = %s", key.key_id)
+    holder = {"key_id": key.key_id, "tenant_id": tenant_id, "keyspace": b"spending"}
+    totals = ("SELECT coalesce(sum(requests), 0) AS requests, coalesce(sum(spend), 0) AS spend "
+              "FROM keysmith.usage_hourly WHERE key_id = %s")
+    before = db.row(totals, key.key_id)
+    aside = count(db, "quarantined")
+    statement = "SELECT keysmith.usage_collect('spender', %s, 10, true, 0, %s, 0, '', '')"
+    unfit = [record(uuid.uuid4(), **holder, spend=7), record(uuid.uuid4(), **holder, spend=0, kind=COUNTED),
+             record(spent, **holder, spend=8), amendment(spent, 8), amendment(uuid.uuid4(), 7)]
+    db.rows(statement, 61, parcel(*unfit))
+    assert count(db, "quarantined") == aside + len(unfit)
+    assert db.row(totals, key.key_id) == before
+    # A request that spent leaves a row, so it is counted once more at most.
+    db.rows("DELETE FROM keysmith_private.usage_event WHERE request_id = %s", spent)
+    before = db.row(totals, key.key_id)
+    for life in (62, 63, 64):
+        db.rows(statement, life, parcel(record(spent, **holder, spend=7, kind=COUNTED), amendment(spent, 7)))
+    assert db.row(totals, key.key_id) == (before.requests + 1, before.spend + 7)
+    assert count(db, "quarantined") == aside + len(unfit)
 
 
 def test_who_hands_over_makes_no_partitions(servers):

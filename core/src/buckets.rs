@@ -4,7 +4,8 @@
 //! that is not full keeps its place: if there is no other, the caller is told. No owner can take
 //! so many places that the others get no bucket: see `SHARE`. Whoever sends requests can name any
 //! number of subjects and addresses. The buckets of such a crowd take nothing of what their owner
-//! has otherwise, and all crowds together take no more than half of a part.
+//! has otherwise, and all crowds together take no more than half of a part. A client may have
+//! all addresses of a site. They have a share of the crowd, so other sites get buckets, too.
 
 use crate::gcra::{Bucket, Rate};
 
@@ -12,7 +13,7 @@ use crate::gcra::{Bucket, Rate};
 pub const PLACES: usize = 1024;
 /// An owner may have a third as many places as are left, and one if any is left. So an owner
 /// gets a quarter of the places that the others leave. Two dozen owners who take what they can
-/// fill a part.
+/// fill a part. A site likewise may have a third as many as its crowd may still take.
 const SHARE: usize = 3;
 /// How many counters of places there are. Owners that share one are counted exactly when it
 /// matters.
@@ -24,20 +25,44 @@ pub type Owner = u64;
 pub const NOBODY: Owner = 0;
 /// The mark of an owner of a crowd.
 const CROWD: Owner = 1 << 63;
+/// The mark of a bucket of a crowd that several owners share.
+const SHARED: Owner = 1 << 62;
+/// The bits of a crowd's owner that tell its sites apart.
+const SITE: Owner = (1 << 20) - 1;
 
 /// The owner with some hash.
 pub fn owner(hash: u128) -> Owner {
     // A hash is practically never NOBODY. If it is, the next number is used.
-    (hash as Owner & !CROWD).max(NOBODY + 1)
+    (hash as Owner & !(CROWD | SHARED)).max(NOBODY + 1)
 }
 
 /// Who owns the crowd of an owner.
 pub fn crowd_of(owner: Owner) -> Owner {
-    owner | CROWD
+    owner & !SITE | CROWD
+}
+
+/// Who owns the buckets of a site in a crowd. `NOBODY` is no site.
+pub fn of_site(crowd: Owner, site: Owner) -> Owner {
+    if site == NOBODY { crowd } else { crowd | (site & SITE).max(1) }
+}
+
+/// The owner of a crowd's bucket that other owners use, too.
+pub fn shared(crowd: Owner) -> Owner {
+    crowd | SHARED
+}
+
+/// Whether a bucket counts requests of others than its owner.
+pub fn is_shared(owner: Owner) -> bool {
+    owner == NOBODY || owner & SHARED != 0
 }
 
 fn is_crowd(owner: Owner) -> bool {
     owner & CROWD != 0
+}
+
+/// The crowd that a site is part of. Other owners are whole.
+fn whole(owner: Owner) -> Owner {
+    if is_crowd(owner) { owner & !SITE } else { owner }
 }
 
 #[derive(Clone, Copy)]
@@ -54,14 +79,35 @@ const NONE: u16 = u16::MAX;
 pub struct Part {
     capacity: u16,
     occupied: u16,
-    /// How many of them are of crowds.
-    crowded: u16,
     /// Places from here on were never used. Places that were given up are in a chain.
     begun: u16,
     given_up: u16,
-    counters: [u16; COUNTERS],
+    counts: Counts,
     chains: [u16; PLACES],
     places: [Place; PLACES],
+}
+
+/// How many places are taken.
+struct Counts {
+    of_crowds: u16,
+    /// Those of a site are counted for its crowd, too.
+    of_owners: [u16; COUNTERS],
+}
+
+impl Counts {
+    /// Counts a place that its owner has got, or has given up.
+    fn change(&mut self, owner: Owner, by: impl Fn(u16) -> u16) {
+        let whole = whole(owner);
+        let others = (owner != whole).then_some(owner);
+        for owner in others.into_iter().chain([whole]) {
+            if let Some(count) = self.of_owners.get_mut(counter(owner)) {
+                *count = by(*count);
+            }
+        }
+        if is_crowd(owner) {
+            self.of_crowds = by(self.of_crowds);
+        }
+    }
 }
 
 impl Part {
@@ -71,10 +117,9 @@ impl Part {
         Part {
             capacity: u16::try_from(capacity.min(PLACES)).unwrap_or(0),
             occupied: 0,
-            crowded: 0,
             begun: 0,
             given_up: NONE,
-            counters: [0; COUNTERS],
+            counts: Counts { of_crowds: 0, of_owners: [0; COUNTERS] },
             chains: [NONE; PLACES],
             places: [VACANT; PLACES],
         }
@@ -93,10 +138,10 @@ impl Part {
             }
             return true;
         }
-        if !self.may_have_another(self.counted(owner), owner) {
+        let owner = owner & !SHARED;
+        if !self.may_have_another(owner, |owner| self.counted(owner)) {
             self.sweep(now);
-            let held = self.walk().filter(|place| place.owner == owner).count();
-            if !self.may_have_another(held, owner) {
+            if !self.may_have_another(owner, |owner| self.held(owner)) {
                 return false;
             }
         }
@@ -108,15 +153,28 @@ impl Part {
         self.walk().filter(|place| !place.bucket.is_full(now)).count()
     }
 
-    fn may_have_another(&self, held: usize, owner: Owner) -> bool {
+    /// `held` returns how many places an owner or a crowd has.
+    fn may_have_another(&self, owner: Owner, held: impl Fn(Owner) -> usize) -> bool {
         let left = usize::from(self.capacity.saturating_sub(self.occupied));
-        let is_free = !is_crowd(owner) || self.crowded < self.capacity.div_ceil(2);
-        left > 0 && is_free && (owner == NOBODY || held == 0 || held < left / SHARE)
+        let is_free = !is_crowd(owner) || self.counts.of_crowds < self.capacity.div_ceil(2);
+        if left == 0 || !is_free || owner == NOBODY {
+            return left > 0 && is_free;
+        }
+        let (most, whole) = (left / SHARE, whole(owner));
+        let of_whole = held(whole);
+        let has_share = |held: usize, most: usize| held == 0 || held < most;
+        has_share(of_whole, most)
+            && (whole == owner || has_share(held(owner), most.saturating_sub(of_whole) / SHARE))
     }
 
     /// How many places the owner has, or more.
     fn counted(&self, owner: Owner) -> usize {
-        self.counters.get(counter(owner)).copied().map_or(0, usize::from)
+        self.counts.of_owners.get(counter(owner)).copied().map_or(0, usize::from)
+    }
+
+    /// How many places the owner has.
+    fn held(&self, owner: Owner) -> usize {
+        self.walk().filter(|place| place.owner == owner || whole(place.owner) == owner).count()
     }
 
     fn add(&mut self, name: u128, bucket: Bucket, owner: Owner) -> bool {
@@ -134,10 +192,7 @@ impl Part {
         *place = Place { name, bucket, owner, next: *first };
         *first = index;
         self.occupied += 1;
-        self.crowded += u16::from(is_crowd(owner));
-        if let Some(count) = self.counters.get_mut(counter(owner)) {
-            *count += 1;
-        }
+        self.counts.change(owner, |count| count + 1);
         true
     }
 
@@ -152,10 +207,7 @@ impl Part {
                     place.next = self.given_up;
                     self.given_up = index;
                     self.occupied -= 1;
-                    self.crowded -= u16::from(is_crowd(place.owner));
-                    if let Some(count) = self.counters.get_mut(counter(place.owner)) {
-                        *count -= 1;
-                    }
+                    self.counts.change(place.owner, |count| count - 1);
                 } else {
                     place.next = kept;
                     kept = index;
@@ -197,7 +249,8 @@ fn chain(name: u128) -> usize {
 }
 
 fn counter(owner: Owner) -> usize {
-    owner as usize % COUNTERS
+    // The first bits tell crowds apart, and the last ones sites.
+    (owner ^ owner >> SITE.count_ones()) as usize % COUNTERS
 }
 
 #[cfg(test)]
@@ -219,27 +272,39 @@ mod tests {
         #[test]
         fn it_is_a_map_that_forgets_full_ones(
             capacity in 1usize..40,
-            acts in proptest::collection::vec((0u128..60, 0u64..6, any::<bool>(), 0u64..400_000), 1..300),
+            acts in proptest::collection::vec((0u128..60, 1u64..6, 0u64..5, 0u64..400_000), 1..300),
         ) {
             let mut part = Part::new(capacity);
             let mut model: HashMap<u128, (Bucket, Owner)> = HashMap::new();
             let mut now = 0;
-            for (name, owner, crowd, pause) in acts {
-                let owner = if crowd { crowd_of(owner) } else { owner };
+            for (name, owner, of, pause) in acts {
+                let crowd = crowd_of(owner << 20);
+                let owner = match of {
+                    0 if owner == 1 => NOBODY,
+                    0 | 1 => owner,
+                    2 => crowd,
+                    site => of_site(if owner > 3 { shared(crowd) } else { crowd }, site),
+                };
                 now += pause;
                 // Some names share a chain.
                 let name = if name % 3 == 0 { name } else { (name % 3) + ((name as usize * PLACES) as u128) };
                 let live: Vec<_> = model.values().filter(|(bucket, _)| !bucket.is_full(now)).collect();
                 prop_assert_eq!(part.in_use(now), live.len());
-                let held = live.iter().filter(|(_, other)| *other == owner).count();
+                let (told, owner) = (owner, owner & !SHARED);
+                let held = |of: Owner| live.iter().filter(|(_, other)| *other == of || whole(*other) == of).count();
                 let left = capacity - live.len();
                 let there = model.get(&name).is_some_and(|(bucket, _)| !bucket.is_full(now));
                 let has_place = part.find(name).is_some();
-                let put = part.put(name, used(now), owner, now);
+                let put = part.put(name, used(now), told, now);
                 // The bucket has a place already, or the share allows another one.
                 let crowded = live.iter().filter(|(_, owner)| is_crowd(*owner)).count();
                 let is_free = !is_crowd(owner) || crowded < capacity.div_ceil(2);
-                let fits = left > 0 && is_free && (owner == NOBODY || held == 0 || held < left / SHARE);
+                let (of_whole, most) = (held(whole(owner)), left / SHARE);
+                let fits_in_crowd = owner == whole(owner)
+                    || held(owner) == 0
+                    || of_whole < most && held(owner) < (most - of_whole) / SHARE;
+                let fits_in_part = of_whole == 0 || of_whole < most;
+                let fits = left > 0 && is_free && (owner == NOBODY || fits_in_part && fits_in_crowd);
                 prop_assert_eq!(put, has_place || fits);
                 prop_assert!(put || !there);
                 if put {
@@ -291,13 +356,58 @@ mod tests {
                 put += 1;
             }
         };
-        let alone = fill(&mut part, crowd_of(1));
+        let crowd = |owner: Owner| crowd_of(owner << 20);
+        let alone = fill(&mut part, crowd(1));
         assert!((PLACES / 4 - 1..=PLACES / 4 + 1).contains(&alone), "{alone}");
-        let crowds: usize = (2..1000).map(|owner| fill(&mut part, crowd_of(owner))).sum();
+        let crowds: usize = (2..1000).map(|owner| fill(&mut part, crowd(owner))).sum();
         assert_eq!(alone + crowds, PLACES / 2);
         // The owner of a crowd has a share besides.
         assert!(fill(&mut part, 1) >= PLACES / 8 - 1);
         assert!((2..10).all(|owner| fill(&mut part, owner) > 0));
+    }
+
+    #[test]
+    fn a_site_leaves_room_in_its_crowd_to_others() {
+        let mut part = Part::new(PLACES);
+        let mut name = 0u128;
+        let mut fill = |part: &mut Part, owner: Owner| {
+            let mut put = 0;
+            loop {
+                name += 1;
+                if !part.put(name, used(0), owner, 0) {
+                    return put;
+                }
+                put += 1;
+            }
+        };
+        let crowd = crowd_of(1 << 40);
+        let of_one = fill(&mut part, of_site(crowd, 1));
+        assert!((PLACES / 16..=PLACES / 12).contains(&of_one), "{of_one}");
+        assert_eq!(fill(&mut part, shared(of_site(crowd, 1))), 0);
+        assert!((2..8).all(|site| fill(&mut part, of_site(crowd, site)) > 0));
+        // Subjects have no site.
+        assert!(fill(&mut part, crowd) > 0);
+        // All sites together have what their crowd has.
+        let crowded = part.walk().filter(|place| whole(place.owner) == crowd).count();
+        assert!((PLACES / 4 - 1..=PLACES / 4 + 1).contains(&crowded), "{crowded}");
+        assert!((8..1000).all(|site| fill(&mut part, of_site(crowd, site)) == 0));
+        assert!(fill(&mut part, crowd_of(2 << 40)) > 0);
+    }
+
+    #[test]
+    fn owners_are_told_apart() {
+        let (one, other) = (owner(u128::MAX), owner(u128::MAX << 24));
+        let crowds = [one, other].map(crowd_of);
+        assert_ne!(crowds[0], crowds[1]);
+        assert_eq!(of_site(crowds[0], NOBODY), crowds[0]);
+        // A site's hash may end with zeros.
+        assert_ne!(of_site(crowds[0], 1 << 20), crowds[0]);
+        for site in [NOBODY, 1, 2, owner(u128::MAX)] {
+            let owner = of_site(crowds[0], site);
+            assert!(is_crowd(owner) && !is_shared(owner) && is_shared(shared(owner)));
+            assert_eq!(whole(owner), crowds[0]);
+        }
+        assert!(is_shared(NOBODY) && !is_shared(one) && !is_shared(other));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The buckets are in parts with a lock each. All parts of a decision are locked before any
 //! bucket is looked at. So the counts are exact, however many sessions call at the same time.
 
-use crate::buckets::{NOBODY, Owner, Part};
+use crate::buckets::{Owner, Part, is_shared};
 use crate::gcra::{Bucket, Check, Mark, Rate};
 use std::ops::DerefMut;
 
@@ -214,7 +214,9 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
             let bucket = before.unwrap_or(Bucket::full(claim.rate));
             let after = match (bucket, mark) {
                 // Nobody pays for the debt of another tenant.
-                (bucket, _) if difference > 0 => bucket.charged(now, amount, claim.owner == NOBODY),
+                (bucket, _) if difference > 0 => {
+                    bucket.charged(now, amount, is_shared(claim.owner))
+                }
                 (bucket, Some(mark)) if before.is_some() => {
                     bucket.given_back_since(*mark, now, amount)
                 }
@@ -287,6 +289,7 @@ fn at_rate(bucket: Option<Bucket>, claim: &Claim, now: u64) -> Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buckets::{NOBODY, crowd_of, shared};
     use crate::policy::weights::CALLS;
     use proptest::prelude::*;
     use std::cell::RefCell;
@@ -411,11 +414,13 @@ mod tests {
     #[test]
     fn a_bucket_that_tenants_share_has_no_debt() {
         let parts = [4, 4].map(|capacity| RefCell::new(Part::new(capacity)));
-        let shared = [Claim { owner: NOBODY, ..of(b"tokens", 1, 1, 5) }];
-        assert!(matches!(take(&parts, &shared, 0), Admission::Passed { .. }));
-        assert!(settle(&parts, &shared, 1_000_000_000));
-        assert!(matches!(take(&parts, &shared, 999_999), Admission::Refused { .. }));
-        assert!(matches!(take(&parts, &shared, 1_000_000), Admission::Passed { .. }));
+        for (bucket, owner) in [(1, NOBODY), (2, shared(crowd_of(7)))] {
+            let shared = [Claim { owner, ..of(b"tokens", 1, bucket, 5) }];
+            assert!(matches!(take(&parts, &shared, 0), Admission::Passed { .. }));
+            assert!(settle(&parts, &shared, 1_000_000_000));
+            assert!(matches!(take(&parts, &shared, 999_999), Admission::Refused { .. }));
+            assert!(matches!(take(&parts, &shared, 1_000_000), Admission::Passed { .. }));
+        }
     }
 
     #[test]

@@ -6,18 +6,50 @@
 
 use crate::event::{Event, Record};
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// How long a request can be settled, in microseconds.
 pub const KEPT: i64 = 15 * 60 * 1_000_000;
 /// How many requests are known to be counted, at most.
 const MARKS: usize = 1 << 16;
 
+type Id = [u8; 16];
+
+/// The record of a request, as it was counted.
+pub struct Kept {
+    record: Box<[u8]>,
+    counted_tags: Option<Box<[u8]>>,
+}
+
+impl Kept {
+    /// Without the address and the subject, which no total depends on.
+    pub fn of(event: &Event) -> Kept {
+        let record = Record::Event(Event { ip: None, subject: None, ..*event }).to_vec().into();
+        Kept { record, counted_tags: event.counted_tags.map(Box::from) }
+    }
+
+    fn event(&self) -> Option<Event<'_>> {
+        match Record::decode(&self.record)? {
+            Record::Event(event) => {
+                Some(Event { counted_tags: self.counted_tags.as_deref(), ..event })
+            }
+            Record::Amendment { .. } => None,
+        }
+    }
+}
+
+/// Of the tenants with the most requests, the one with the oldest request is the last.
+type Rank = (usize, Reverse<i64>, Id);
+
 pub struct Counted {
     capacity: usize,
-    records: HashMap<[u8; 16], Box<[u8]>>,
-    /// Ids with their times, in the order in which they came. An id may be there twice.
-    order: VecDeque<(i64, [u8; 16])>,
+    records: HashMap<Id, Kept>,
+    /// The requests of each tenant with their times, in the order in which they came.
+    tenants: HashMap<Id, VecDeque<(i64, Id)>>,
+    ranks: BTreeSet<Rank>,
+    /// No request is older.
+    oldest: i64,
     marks: Box<[Cell<u32>]>,
 }
 
@@ -26,7 +58,9 @@ impl Counted {
         Counted {
             capacity,
             records: HashMap::new(),
-            order: VecDeque::new(),
+            tenants: HashMap::new(),
+            ranks: BTreeSet::new(),
+            oldest: i64::MAX,
             marks: vec![Cell::new(0); MARKS].into(),
         }
     }
@@ -41,27 +75,25 @@ impl Counted {
         event.learned.weights.is_some() || event.learned.spend.is_some()
     }
 
-    /// Keeps the record of a request, in place of one of the same request.
-    pub fn keep(&mut self, record: Box<[u8]>) {
-        let Some(Record::Event(event)) = Record::decode(&record) else { return };
-        let (at, request_id) = (event.at, event.request_id);
-        if self.capacity == 0 {
+    /// Keeps a record, in place of one of the same request. If there are too many, the tenant with the most
+    /// loses its oldest one: no tenant can crowd out another.
+    pub fn keep(&mut self, kept: Kept) {
+        let Some(Event { at, request_id, tenant_id, .. }) = kept.event() else { return };
+        if self.capacity == 0 || self.records.insert(request_id, kept).is_some() {
             return;
         }
-        if self.records.insert(request_id, record).is_none() {
-            self.order.push_back((at, request_id));
-        }
-        if self.order.len() > self.capacity {
-            self.forget_first();
+        self.oldest = self.oldest.min(at);
+        self.change(tenant_id, |requests| requests.push_back((at, request_id)));
+        if self.records.len() > self.capacity
+            && let Some((_, _, tenant_id)) = self.ranks.last().copied()
+        {
+            self.forget_first(tenant_id);
         }
     }
 
     /// The record of a request, if it is kept.
-    pub fn event(&self, request_id: &[u8; 16]) -> Option<Event<'_>> {
-        match Record::decode(self.records.get(request_id)?)? {
-            Record::Event(event) => Some(event),
-            Record::Amendment { .. } => None,
-        }
+    pub fn event(&self, request_id: &Id) -> Option<Event<'_>> {
+        self.records.get(request_id)?.event()
     }
 
     /// Notes whether a request is counted only. The newest one takes the place of another.
@@ -80,15 +112,45 @@ impl Counted {
 
     /// Forgets what is too old to be settled. True if nothing is left.
     pub fn forget_old(&mut self, now: i64) -> bool {
-        while self.order.front().is_some_and(|(at, _)| now.saturating_sub(*at) > KEPT) {
-            self.forget_first();
+        let is_old = |at: i64| now.saturating_sub(at) > KEPT;
+        if is_old(self.oldest) {
+            let old: Vec<Id> = self.ranks.iter().map(|(_, _, tenant_id)| *tenant_id).collect();
+            for tenant_id in old {
+                while self.first(&tenant_id).is_some_and(is_old) {
+                    self.forget_first(tenant_id);
+                }
+            }
+            let oldest = self.ranks.iter().map(|(_, Reverse(at), _)| *at).min();
+            self.oldest = oldest.unwrap_or(i64::MAX);
         }
-        self.order.is_empty()
+        self.records.is_empty()
     }
 
-    fn forget_first(&mut self) {
-        if let Some((_, request_id)) = self.order.pop_front() {
+    fn first(&self, tenant_id: &Id) -> Option<i64> {
+        self.tenants.get(tenant_id)?.front().map(|(at, _)| *at)
+    }
+
+    fn forget_first(&mut self, tenant_id: Id) {
+        let mut first = None;
+        self.change(tenant_id, |requests| first = requests.pop_front());
+        if let Some((_, request_id)) = first {
             self.records.remove(&request_id);
+        }
+    }
+
+    /// Changes a tenant's requests, and its rank.
+    fn change(&mut self, tenant_id: Id, change: impl FnOnce(&mut VecDeque<(i64, Id)>)) {
+        let rank = |requests: &VecDeque<(i64, Id)>| {
+            requests.front().map(|(at, _)| (requests.len(), Reverse(*at), tenant_id))
+        };
+        let requests = self.tenants.entry(tenant_id).or_default();
+        if let Some(before) = rank(requests) {
+            self.ranks.remove(&before);
+        }
+        change(requests);
+        match rank(requests) {
+            Some(after) => _ = self.ranks.insert(after),
+            None => _ = self.tenants.remove(&tenant_id),
         }
     }
 }
@@ -110,7 +172,7 @@ mod tests {
     }
 
     fn kept(counted: &mut Counted, event: Event) {
-        counted.keep(Record::Event(event).to_vec().into());
+        counted.keep(Kept::of(&event));
     }
 
     #[test]
@@ -127,6 +189,38 @@ mod tests {
         assert_eq!(counted.event(&[2; 16]), None);
         assert!(counted.forget_old(KEPT + 4));
         kept(&mut Counted::new(0), event(1, 1, Some(7)));
+    }
+
+    #[test]
+    fn a_tenant_with_few_requests_keeps_them() {
+        let mut counted = Counted::new(8);
+        let of = |tenant: u8, id: u8| Event {
+            tenant_id: [tenant; 16],
+            ..event(id, i64::from(id), Some(7))
+        };
+        (1..=2).for_each(|id| kept(&mut counted, of(1, id)));
+        (11..=60).for_each(|id| kept(&mut counted, of(2 + id % 2, id)));
+        let is_there = |counted: &Counted, id: u8| counted.event(&[id; 16]).is_some();
+        assert!([1, 2].iter().all(|id| is_there(&counted, *id)));
+        assert_eq!(
+            (11..=60).filter(|id| is_there(&counted, *id)).collect::<Vec<_>>(),
+            [55, 56, 57, 58, 59, 60]
+        );
+        // Among many with one each, the oldest goes.
+        let mut counted = Counted::new(3);
+        (1..=9).for_each(|id| kept(&mut counted, of(id, id)));
+        assert_eq!((1..=9).filter(|id| is_there(&counted, *id)).collect::<Vec<_>>(), [7, 8, 9]);
+        assert!(!counted.forget_old(KEPT + 9));
+        assert!(!is_there(&counted, 8) && is_there(&counted, 9));
+        assert!(counted.forget_old(KEPT + 10));
+        assert!(counted.tenants.is_empty() && counted.ranks.is_empty());
+    }
+
+    #[test]
+    fn a_record_has_the_tags_that_it_was_counted_by() {
+        let mut counted = Counted::new(1);
+        kept(&mut counted, Event { counted_tags: Some(b"model"), ..event(1, 1, Some(7)) });
+        assert_eq!(counted.event(&[1; 16]).unwrap().counted_tags, Some(&b"model"[..]));
     }
 
     #[test]

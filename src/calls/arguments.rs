@@ -1,6 +1,6 @@
 //! Arguments that several functions share.
 
-use keysmith_core::policy::weights::{Asked, MAX_WEIGHT};
+use keysmith_core::policy::weights::{Asked, MAX_WEIGHT, WEIGHT_RULE};
 use pg::call::{Bytes, Call, must_not_be_null};
 use pg::error::{Error, Result};
 use pg::jsonb::Json;
@@ -20,7 +20,7 @@ pub fn spend(call: &Call, n: usize) -> Result<i64> {
 pub fn weights<'a>(call: &'a Call, weight: Option<usize>, weights: usize) -> Result<Asked<'a>> {
     let calls = weight.and_then(|n| call.integer(n)).map(u32::try_from).transpose();
     let calls = calls.ok().filter(|calls| calls.is_none_or(|calls| calls <= MAX_WEIGHT));
-    let calls = calls.ok_or_else(|| Error::argument("weight", "must be from 0 to 1000000000"))?;
+    let calls = calls.ok_or_else(|| Error::argument("weight", WEIGHT_RULE))?;
     match call.json(weights) {
         None => Ok(Asked::new(calls)),
         Some(given) => read_weights(Asked::new(calls), given),

@@ -9,8 +9,7 @@ use crate::catalog::tables::Table;
 use crate::catalog::{Catalog, access, columns};
 use crate::decide::credits::{self, Purse, can_write};
 use crate::{limit, settings, usage};
-use keysmith_core::event::MOST_SPEND;
-use keysmith_core::request_id;
+use keysmith_core::policy::verdict::Reason;
 use pg::call::{Call, sql_functions};
 use pg::clock::{self, DAY};
 use pg::error::{Code, Error, Result};
@@ -77,7 +76,6 @@ fn settle_credits(catalog: &Catalog, request_id: &[u8; 16], cost: i64) -> Result
     let Some(charge) = locked(catalog.tables.charge, by_id, deadline, read)? else {
         return Ok(false);
     };
-    let usage_log = catalog.policy(&charge.keyspace)?.usage_log;
     catalog.as_owner(|| {
         credits::change(
             saved!(
@@ -92,45 +90,20 @@ fn settle_credits(catalog: &Catalog, request_id: &[u8; 16], cost: i64) -> Result
             Some(purse) if amount != 0 => purse.changed_by(amount).store()?,
             _ => {}
         }
-        match usage_log {
-            UsageLog::Everything => usage::settled(request_id, cost),
-            UsageLog::Totals => count(request_id, &charge, cost)?,
-            UsageLog::Refusals | UsageLog::Nothing => {}
+        if charge.usage_log.has(Reason::Ok) {
+            usage::settled(request_id, cost);
         }
         Ok(())
     })?;
     Ok(true)
 }
 
-/// Adds the difference to the totals of the hour in which the request was decided, where nothing else has
-/// a record of it.
-fn count(request_id: &[u8; 16], charge: &Charge, cost: i64) -> Result<()> {
-    let difference = cost.min(MOST_SPEND) - charge.spend.min(MOST_SPEND);
-    if difference == 0 {
-        return Ok(());
-    }
-    let at = request_id::moment(request_id).unwrap_or(charge.at);
-    credits::change(
-        saved!(
-            "INSERT INTO keysmith_private.usage_delta (
-                 period, tenant_id, key_id, environment, status, outcome, requests, refused, timed,
-                 latency, spend)
-             SELECT pg_catalog.date_trunc('hour', $2, 'UTC'), k.tenant_id, k.key_id, k.environment,
-                    200, 'ok', 0, 0, 0, '0', $3
-             FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
-             WHERE k.key_id = $1"
-        ),
-        &[Param::uuid(&charge.key_id), Param::timestamp(Some(at)), Param::bigint(Some(difference))],
-    )
-}
-
 /// A charge that can be settled.
 struct Charge {
     credit_id: [u8; 16],
-    key_id: [u8; 16],
-    keyspace: Box<[u8]>,
-    at: i64,
     spend: i64,
+    /// What was recorded of requests when it was decided.
+    usage_log: UsageLog,
 }
 
 impl Charge {
@@ -147,10 +120,8 @@ impl Charge {
         }
         Some(Charge {
             credit_id: row.uuid(column::credit_id)?,
-            key_id: row.uuid(column::key_id)?,
-            keyspace: keyspace.into(),
-            at,
             spend: row.bigint(column::spend)?,
+            usage_log: UsageLog::named(row.bytes(column::usage_log)),
         })
     }
 }

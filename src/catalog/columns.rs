@@ -66,7 +66,7 @@ columns! {
     }
     charge {
         request_id: Uuid, credit_id: Uuid, tenant_id: Uuid, key_id: Uuid, spend: Bigint, at: Timestamp,
-        settled_at: Timestamp, settled: Bigint, keyspace: Text,
+        settled_at: Timestamp, settled: Bigint, keyspace: Text, environment: Text, usage_log: Text,
     }
     access {
         role: Regrole, level: Text, tenant_id: Uuid, keyspace: Text, granted_at: Timestamp,

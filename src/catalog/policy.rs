@@ -49,6 +49,25 @@ pub enum UsageLog {
 }
 
 impl UsageLog {
+    /// As the tables have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            UsageLog::Everything => "everything",
+            UsageLog::Totals => "totals",
+            UsageLog::Refusals => "refusals",
+            UsageLog::Nothing => "nothing",
+        }
+    }
+
+    pub fn named(name: Option<&[u8]>) -> UsageLog {
+        match name {
+            Some(b"totals") => UsageLog::Totals,
+            Some(b"refusals") => UsageLog::Refusals,
+            Some(b"nothing") => UsageLog::Nothing,
+            _ => UsageLog::Everything,
+        }
+    }
+
     /// Whether a request with this outcome is recorded.
     #[inline]
     pub fn has(self, reason: Reason) -> bool {
@@ -275,12 +294,7 @@ impl Policy {
             policy.generation = row.smallint(column::generation).unwrap_or_default();
             policy.limits = row.bytes(column::limits).map(Bytes::from);
             policy.charges = texts(row.array(column::charges));
-            policy.usage_log = match row.bytes(column::usage_log) {
-                Some(b"totals") => UsageLog::Totals,
-                Some(b"refusals") => UsageLog::Refusals,
-                Some(b"nothing") => UsageLog::Nothing,
-                _ => UsageLog::Everything,
-            };
+            policy.usage_log = UsageLog::named(row.bytes(column::usage_log));
             policy.usage_details = row.boolean(column::usage_details);
             policy.default_lifetime = row.microseconds(column::default_lifetime);
             policy.max_lifetime = row.microseconds(column::max_lifetime);

@@ -100,11 +100,10 @@ impl<'c> Charge<'c> {
             let Account { keyspace, tenant, .. } = account;
             limit::unsettled::remember(request_id, keyspace, tenant, named, is_recorded);
         }
-        if reason != Reason::Ok && standing.limit.is_some() {
-            limit::give_back(&taken);
-            if let Some(limit) = &mut standing.limit {
-                limit.remaining = limit.remaining.saturating_add(limit.weight);
-            }
+        if reason == Reason::Ok {
+            taken.keep();
+        } else if let Some(limit) = &mut standing.limit {
+            limit.remaining = limit.remaining.saturating_add(limit.weight);
         }
         Ok((reason, standing))
     }

@@ -7,6 +7,7 @@ use crate::settings;
 use crate::usage::session::worker_slot;
 use crate::verdict::Account;
 use keysmith_core::refill::{Credits, Crossing, Every, Period};
+use keysmith_core::request_id;
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::Result;
 use pg::row_lock::{Deadline, LockHolder};
@@ -120,7 +121,7 @@ pub fn charge(
             Some(Turn::Ours(change)) => {
                 catalog.as_owner(|| {
                     change.store()?;
-                    note_charge(account, asked, &change.credit_id)
+                    note_charge(policy, account, asked, &change.credit_id)
                 })?;
                 Spending::Spent { left: change.after }
             }
@@ -314,16 +315,22 @@ fn note_events(credit_id: &[u8; 16], crossing: Crossing, balance: i64) -> Result
 }
 
 /// Notes what a request spent, for `settle`. A request without an id can't be settled.
-fn note_charge(account: &Account, asked: &Asked, credit_id: &[u8; 16]) -> Result<()> {
+fn note_charge(
+    policy: &Policy,
+    account: &Account,
+    asked: &Asked,
+    credit_id: &[u8; 16],
+) -> Result<()> {
     if *asked.request_id == [0; 16] {
         return Ok(());
     }
-    let keyspace = lossy(account.keyspace);
+    let (keyspace, environment) = (lossy(account.keyspace), lossy(account.environment));
+    let at = request_id::moment(asked.request_id).unwrap_or_else(clock::now);
     change(
         saved!(
             "INSERT INTO keysmith_private.charge (
-                 request_id, credit_id, tenant_id, key_id, spend, at, keyspace)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)"
+                 request_id, credit_id, tenant_id, key_id, spend, at, keyspace, environment, usage_log)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
         ),
         &[
             Param::uuid(asked.request_id),
@@ -331,8 +338,10 @@ fn note_charge(account: &Account, asked: &Asked, credit_id: &[u8; 16]) -> Result
             Param::uuid(&account.tenant),
             Param::uuid(asked.key_id),
             Param::bigint(Some(asked.spend)),
-            Param::timestamp(Some(clock::now())),
+            Param::timestamp(Some(at)),
             Param::text(&keyspace),
+            Param::text(&environment),
+            Param::text(policy.usage_log.name()),
         ],
     )
 }

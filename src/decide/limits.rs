@@ -5,9 +5,11 @@ use crate::catalog::policy::{Policy, Route};
 use crate::limit::slots::SlotClaim;
 use crate::limit::{self, Claim, Claims};
 use crate::verdict::Account;
-use keysmith_core::buckets::{self, NOBODY, Owner, crowd_of};
+use keysmith_core::buckets::{self, NOBODY, Owner, crowd_of, of_site};
 use keysmith_core::claims::Bound;
-use keysmith_core::policy::limits::{Limit, Per, Shared, counted_network, stored, stored_shared};
+use keysmith_core::policy::limits::{
+    Limit, Per, Shared, counted_network, site, stored, stored_shared,
+};
 use keysmith_core::policy::weights::{CALLS, Weights};
 use keysmith_core::siphash::SipHasher;
 use keysmith_core::slots;
@@ -54,7 +56,7 @@ pub fn claims<'a>(
     let mut owner = hasher.clone();
     owner.fixed(&account.tenant);
     let owner = buckets::owner(owner.finish());
-    let claimer = Claimer { account, counted, owner };
+    let claimer = Claimer { account, counted, owner, fresh: hasher.clone() };
     let route = counted.route;
     let base = base(hasher, account);
     let on_route = match route.and_then(|route| route.limits.as_deref()) {
@@ -131,6 +133,8 @@ struct Claimer<'a, 'c> {
     counted: &'c Counted<'a>,
     /// The owner of the tenant's buckets.
     owner: Owner,
+    /// A hash that has just begun.
+    fresh: SipHasher,
 }
 
 impl Claimer<'_, '_> {
@@ -195,7 +199,13 @@ impl Claimer<'_, '_> {
             Per::Subject => return add(self.counted.subject),
             Per::Address => {
                 let network = self.counted.address.map(counted_network);
-                return add(network.as_ref().and_then(|(network, length)| network.get(..*length)));
+                let network = network.as_ref();
+                let crowd = add(network.and_then(|(network, length)| network.get(..*length)));
+                let site = |address| site(address, self.fresh.clone());
+                let owner = of_site(crowd, self.counted.address.map_or(NOBODY, site));
+                // Those of other tenants come from the same addresses.
+                let is_shared = matches!(holder, Holder::Keyspace | Holder::Route);
+                return if is_shared { buckets::shared(owner) } else { owner };
             }
         };
         self.owner

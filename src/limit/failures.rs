@@ -2,7 +2,8 @@
 
 use super::table::{BucketTable, now};
 use keysmith_core::claims::{Admission, Claim};
-use keysmith_core::policy::failures::{bucket, site, stored};
+use keysmith_core::policy::failures::{bucket, stored};
+use keysmith_core::policy::limits::site;
 use keysmith_core::policy::weights::CALLS;
 use keysmith_core::siphash::SipHasher;
 use pg::server;

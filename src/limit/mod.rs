@@ -16,6 +16,7 @@ pub use table::{FAILURES, REGION, is_there};
 use keysmith_core::gcra::Mark;
 use keysmith_core::siphash::SipHasher;
 use slots::{Outcome, SlotClaim};
+use std::slice;
 use table::{BucketTable, now};
 
 /// All limits that a decision is held to.
@@ -25,7 +26,8 @@ pub struct Claims<'a> {
     pub slots: Vec<SlotClaim<'a>>,
 }
 
-/// What a decision took.
+/// What a decision took. It is given back when this is dropped, also if the decision fails or is cancelled,
+/// unless it is kept.
 #[derive(Default)]
 pub struct Taken<'a> {
     rates: Vec<Claim<'a>>,
@@ -38,6 +40,24 @@ impl<'a> Taken<'a> {
     /// The rate limits that it was taken from, each with the moment of its bucket after that.
     pub fn rates(&self) -> impl Iterator<Item = (&Claim<'a>, Option<Mark>)> {
         self.rates.iter().zip(self.marks.iter().copied())
+    }
+
+    /// The decision is made.
+    pub fn keep(mut self) {
+        self.rates.clear();
+        self.slots.clear();
+    }
+}
+
+impl Drop for Taken<'_> {
+    /// It may run while an error is on its way: it asks for no memory, and one limit at a time is locked.
+    fn drop(&mut self) {
+        slots::give_back(&self.slots);
+        for claim in &self.rates {
+            if let Some(table) = BucketTable::shared() {
+                table.lock(slice::from_ref(claim)).give_back(now());
+            }
+        }
     }
 }
 
@@ -104,13 +124,5 @@ fn both<'a>(
             outcome => outcome,
         },
         Some(outcome) => outcome,
-    }
-}
-
-/// Gives back what `take` took.
-pub fn give_back(taken: &Taken) {
-    slots::give_back(&taken.slots);
-    if let Some(table) = BucketTable::shared().filter(|_| !taken.rates.is_empty()) {
-        table.lock(&taken.rates).give_back(now());
     }
 }

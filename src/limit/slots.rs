@@ -169,7 +169,10 @@ pub fn peek<'a>(claims: &[SlotClaim<'a>]) -> Outcome<'a> {
 
 /// Gives back what `take` took.
 pub fn give_back(taken: &[u64]) {
-    let Some(table) = Table::shared().filter(|_| !taken.is_empty()) else { return };
+    if taken.is_empty() {
+        return;
+    }
+    let Some(table) = Table::shared() else { return };
     taken.iter().for_each(|bucket| table.mine.held.free(*bucket));
     NOTES.with_borrow_mut(|(_, notes)| notes.retain(|note| !taken.contains(&note.bucket)));
 }

@@ -77,16 +77,11 @@ pub fn remember<'c, 'a: 'c>(
     };
     let tenant = u128::from_ne_bytes(*tenant_id) as u64;
     let decided = Decided { request, keyspace, tenant, is_recorded };
-    let mut part = part.write();
-    let mut remember = |taken| {
-        if !part.remember(decided, taken, now()) {
-            lost.count.fetch_add(1, Relaxed);
-        }
-    };
-    let mut taken = taken.map(|(claim, mark)| Taken::of(claim, mark));
-    // One without a limit has a place, too.
-    remember(taken.next());
-    taken.for_each(|taken| remember(Some(taken)));
+    let taken = taken.map(|(claim, mark)| Taken::of(claim, mark));
+    let forgotten = part.write().remember(decided, taken, now());
+    if forgotten > 0 {
+        lost.count.fetch_add(forgotten, Relaxed);
+    }
 }
 
 /// Charges what a request used beyond what it took, or gives back what it did not use, in each unit that

@@ -13,7 +13,7 @@ use keysmith_core::policy::name::{NAME_RULE, is_name};
 use keysmith_core::policy::parameter::{PATTERN_HINT, is_pattern, parameters};
 use keysmith_core::policy::route::{self, METHOD_RULE, is_method};
 use keysmith_core::policy::scope::SCOPE_RULE;
-use keysmith_core::policy::weights::MAX_WEIGHT;
+use keysmith_core::policy::weights::{MAX_WEIGHT, WEIGHT_RULE};
 use pg::call::{Call, must_not_be_null};
 use pg::error::{Code, Error, Result};
 use pg::input;
@@ -236,7 +236,7 @@ fn store_route(call: &Call, needs: Needs, scopes: Vec<String>) -> Result<Option<
     let kind = call.text(5, "kind")?.map(draft::kind).transpose()?;
     let weight = call.integer(6).ok_or_else(|| must_not_be_null("weight"))?;
     if !u32::try_from(weight).is_ok_and(|weight| weight <= MAX_WEIGHT) {
-        return Err(Error::argument("weight", "must be from 0 to 1000000000"));
+        return Err(Error::argument("weight", WEIGHT_RULE));
     }
     let limits = limits::given(call, 7)?;
     let is_public = call.boolean(8, "public")?;

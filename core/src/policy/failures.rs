@@ -4,7 +4,6 @@
 //! It is stored as a text, `20/1 minute`: so many a window, and as many at once.
 
 use super::limits::{calls, counted_network, length, window};
-use crate::buckets::{NOBODY, Owner, owner};
 use crate::gcra::Rate;
 use crate::siphash::SipHasher;
 use std::net::IpAddr;
@@ -29,27 +28,14 @@ pub fn bucket(address: IpAddr, mut hasher: SipHasher) -> u128 {
     hasher.finish()
 }
 
-/// The owner of an address's bucket: the /48 of IPv6, which a single client may have. So its 65,536
-/// networks leave room for others.
-pub fn site(address: IpAddr, mut hasher: SipHasher) -> Owner {
-    match counted_network(address) {
-        ([site @ .., _, _], 8) => {
-            hasher.sized(&site);
-            owner(hasher.finish())
-        }
-        _ => NOBODY,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::gcra::{MAX_CALLS, MAX_WINDOW, MIN_WINDOW};
     use proptest::prelude::*;
 
-    fn named(address: &str) -> (u128, Owner) {
-        let (address, hasher) = (address.parse().unwrap(), SipHasher::new([1, 2]));
-        (bucket(address, hasher.clone()), site(address, hasher))
+    fn named(address: &str) -> u128 {
+        bucket(address.parse().unwrap(), SipHasher::new([1, 2]))
     }
 
     #[test]
@@ -62,17 +48,8 @@ mod tests {
             ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", true),
             ("2001:db8::1", "2001:db8:0:1::1", false),
         ] {
-            assert_eq!(named(one).0 == named(other).0, same, "{one} {other}");
+            assert_eq!(named(one) == named(other), same, "{one} {other}");
         }
-    }
-
-    #[test]
-    fn networks_of_one_site_have_one_owner() {
-        let owner = |address| named(address).1;
-        assert_eq!(owner("2001:db8::1"), owner("2001:db8:0:ffff::1"));
-        assert_ne!(owner("2001:db8::1"), owner("2001:db8:1::1"));
-        assert_eq!(owner("192.0.2.1"), NOBODY);
-        assert_eq!(owner("::ffff:192.0.2.1"), NOBODY);
     }
 
     proptest! {

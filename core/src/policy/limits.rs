@@ -12,8 +12,10 @@
 
 use super::name::is_name;
 use super::weights::{CALLS, is_unit};
+use crate::buckets::{NOBODY, Owner, owner};
 use crate::claims::Bound;
 use crate::gcra::Rate;
+use crate::siphash::SipHasher;
 use crate::slots::MAX_CONCURRENT;
 use std::net::IpAddr;
 
@@ -85,6 +87,18 @@ pub fn counted_network(address: IpAddr) -> ([u8; 8], usize) {
         }
     };
     (network, length)
+}
+
+/// The site of an address, to own its bucket: the /48 of IPv6, which a single client may have. So its
+/// 65,536 networks leave room for others.
+pub fn site(address: IpAddr, mut hasher: SipHasher) -> Owner {
+    match counted_network(address) {
+        ([site @ .., _, _], 8) => {
+            hasher.sized(&site);
+            owner(hasher.finish())
+        }
+        _ => NOBODY,
+    }
 }
 
 const UNITS: [(&str, u64); 6] = [
@@ -478,6 +492,15 @@ mod tests {
         assert_ne!(network("192.0.2.7"), network("192.0.2.8"));
         assert_eq!(network("2001:db8:1:2::1"), network("2001:db8:1:2:ffff::9"));
         assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
+    }
+
+    #[test]
+    fn networks_of_one_site_have_one_owner() {
+        let owner = |address: &str| site(address.parse().unwrap(), SipHasher::new([1, 2]));
+        assert_eq!(owner("2001:db8::1"), owner("2001:db8:0:ffff::1"));
+        assert_ne!(owner("2001:db8::1"), owner("2001:db8:1::1"));
+        assert_eq!(owner("192.0.2.1"), NOBODY);
+        assert_eq!(owner("::ffff:192.0.2.1"), NOBODY);
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl<'a> Asked<'a> {
             return Err(UNIT_RULE);
         }
         let weight = weight.and_then(|weight| u32::try_from(weight).ok());
-        let weight = weight.filter(|weight| *weight <= MAX_WEIGHT).ok_or(WEIGHT_RULE)?;
+        let weight = weight.filter(|weight| *weight <= MAX_WEIGHT).ok_or(WEIGHTS_RULE)?;
         self.has_units = true;
         if unit == CALLS {
             return match self.calls.replace(weight) {
@@ -140,7 +140,9 @@ pub const UNIT_RULE: &str = "must have units of 1 to 31 letters a-z, digits, _ a
                              letter";
 pub const UNIT_NAME_RULE: &str =
     "must have 1 to 31 letters a-z, digits, _ and -, and begin with a letter";
-pub const WEIGHT_RULE: &str = "must have whole numbers from 0 to 1000000000";
+pub const WEIGHTS_RULE: &str = "must have whole numbers from 0 to 1000000000";
+/// The same about one weight.
+pub const WEIGHT_RULE: &str = "must be from 0 to 1000000000";
 const COUNT_RULE: &str = "must have at most 8 units besides calls";
 
 #[cfg(test)]
@@ -157,7 +159,9 @@ mod tests {
             assert!(!is_unit(bad.as_bytes()), "{bad}");
         }
         assert!(UNIT_RULE.contains(&format!("1 to {MAX_NAME} ")));
-        assert!(WEIGHT_RULE.contains(&MAX_WEIGHT.to_string()));
+        for rule in [WEIGHTS_RULE, WEIGHT_RULE] {
+            assert!(rule.ends_with(&format!(" 0 to {MAX_WEIGHT}")));
+        }
         assert!(COUNT_RULE.contains(&format!("{MAX_UNITS} units")));
     }
 
@@ -184,7 +188,7 @@ mod tests {
         let add = |weight| Asked::default().add(b"tokens", weight);
         assert_eq!(add(Some(u64::from(MAX_WEIGHT))), Ok(()));
         for bad in [None, Some(u64::from(MAX_WEIGHT) + 1), Some(1 << 32), Some(u64::MAX)] {
-            assert_eq!(add(bad), Err(WEIGHT_RULE), "{bad:?}");
+            assert_eq!(add(bad), Err(WEIGHTS_RULE), "{bad:?}");
         }
     }
 
@@ -203,7 +207,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_added_is_there(
-            units in proptest::collection::btree_map("[a-z][a-z0-9_-]{0,30}", 0u64..=1_000_000_000, 0..12),
+            units in proptest::collection::btree_map("[a-z][a-z0-9_-]{0,30}", 0..=u64::from(MAX_WEIGHT), 0..12),
         ) {
             let mut asked = Asked::default();
             let added: Vec<_> =

@@ -6,7 +6,7 @@
 use crate::catalog::{Catalog, columns};
 use crate::usage::session::worker_slot::{self, drop_record};
 use crate::usage::settings;
-use crate::usage::store::insert;
+use crate::usage::store::{self, insert};
 use keysmith_core::event::{Learned, MAX_LEN, MOST_SPEND, Record};
 use pg::attempt::subtransaction;
 use pg::scan::{ScanKey, Snapshot};
@@ -137,7 +137,7 @@ fn keep_valid() {
     SETTLED.replace(valid);
 }
 
-/// Amends the rows that are stored, and keeps the others.
+/// Amends the rows that are stored, and the totals of requests without rows. Keeps the others.
 fn amend_rows() {
     keep_valid();
     let told: HashMap<[u8; 16], Learned> = SETTLED.with_borrow(|settled| {
@@ -151,7 +151,10 @@ fn amend_rows() {
         transaction::with_snapshot(|| {
             catalog.as_owner(|| {
                 insert::be_brief();
-                insert::amend(&told)
+                let mut unmatched = insert::amend(&told)?;
+                let counted = store::settled::count(&unmatched)?;
+                unmatched.retain(|request_id| !counted.contains(request_id));
+                Ok(unmatched)
             })
         })
     });

@@ -1,6 +1,7 @@
 //! Checks what a standby's role hands over. The caller may not be a standby's worker at all. So a
 //! record must be of an existing key or of a person of an existing tenant, of a time that a standby can have, and within the bounds of
-//! what servers record. Other records are quarantined.
+//! what servers record. A record of credits must be of a charge that is known here: standbys don't spend, but a
+//! server that was the primary may still have such records. Other records are quarantined.
 
 use crate::usage::settings;
 use crate::usage::standby::load::Incarnation;
@@ -17,8 +18,6 @@ use std::collections::{HashMap, HashSet};
 const AHEAD: i64 = DAY;
 const KEPT: i64 = 90 * DAY;
 const LONGEST_LATENCY: i64 = 30 * DAY;
-/// Sums of such numbers fit into a column of totals.
-const MOST_SPEND: i64 = 1_000_000_000_000;
 
 /// Of one call: as many as a batch can have, and as many as a server tells apart.
 pub const MOST_RECORDS: usize = 100_000;
@@ -39,14 +38,17 @@ struct Facts {
     keys: HashMap<[u8; 16], KeyFacts>,
     /// The keyspaces of the tenants of persons.
     tenants: HashMap<[u8; 16], Vec<u8>>,
+    /// What requests spent: when they were decided, or when they were settled.
+    charges: HashSet<([u8; 16], i64)>,
 }
 
 /// A key's tenant, keyspace and environment. Its records must have the same.
-#[derive(PartialEq, Eq)]
 struct KeyFacts {
     tenant_id: [u8; 16],
     keyspace: Vec<u8>,
     environment: Vec<u8>,
+    /// Whether requests of the keyspace leave no rows.
+    leaves_no_rows: bool,
 }
 
 pub fn check(incarnation: &Incarnation, unknown_mark: i64) -> Result<()> {
@@ -75,15 +77,20 @@ pub fn sort(records: Vec<(i64, Record<'_>)>) -> Result<Sorted<'_>> {
         let (record, fault) = match record {
             Record::Event(event) => {
                 let fault = fault_of_event(&event, &facts, kept_from..now + AHEAD);
+                let fault = fault.or(facts.fault_of_spend(&event.request_id, &event.learned));
                 // A clock that is ahead costs no record.
-                (Record::Event(Event { at: event.at.min(now), ..event }), fault)
+                let at = event.at.min(now);
+                let is_counted_only = facts.is_counted_only(&event);
+                let outcome = known_reason(event.outcome);
+                (Record::Event(Event { at, outcome, is_counted_only, ..event }), fault)
             }
             Record::Amendment { request_id, ref told, .. } => {
                 let moment = request_id::moment(&request_id);
                 let is_possible =
                     moment.is_some_and(|moment| (now - KEPT..now + AHEAD).contains(&moment));
                 let fault = (!is_possible).then_some("no request can have that name");
-                (record, fault.or(fault_of(told)))
+                let fault = fault.or(fault_of(told));
+                (record, fault.or(facts.fault_of_spend(&request_id, told)))
             }
         };
         match fault {
@@ -92,6 +99,21 @@ pub fn sort(records: Vec<(i64, Record<'_>)>) -> Result<Sorted<'_>> {
         }
     }
     Ok(sorted)
+}
+
+impl Facts {
+    /// Whether an event leaves no row. Nothing else tells that a request is counted already, so one that
+    /// was charged leaves a row, and so does one whose keyspace has rows now.
+    fn is_counted_only(&self, event: &Event) -> bool {
+        let is_of_such = || self.keys.get(&event.key_id).is_some_and(|key| key.leaves_no_rows);
+        event.is_counted_only && event.learned.spend.is_none() && is_of_such()
+    }
+
+    fn fault_of_spend(&self, request_id: &[u8; 16], learned: &Learned) -> Option<&'static str> {
+        let is_known = |spend| self.charges.contains(&(*request_id, spend));
+        let is_unknown = learned.spend.is_some_and(|spend| !is_known(spend));
+        is_unknown.then_some("nothing is known of what it spent")
+    }
 }
 
 fn fault_of_event(
@@ -126,21 +148,33 @@ fn fault_of(learned: &Learned) -> Option<&'static str> {
     let length = |text: Option<&[u8]>| text.map_or(0, <[u8]>::len);
     let is_within = learned.status.is_none_or(|status| (100..=999).contains(&status))
         && learned.latency.is_none_or(|latency| (0..=LONGEST_LATENCY).contains(&latency))
-        && learned.spend.is_none_or(|spend| (0..=MOST_SPEND).contains(&spend))
         && length(learned.method) <= event::MOST_METHOD
         && length(learned.endpoint) <= event::MOST_ENDPOINT;
-    (!is_within).then_some("the status, latency, spend, method or endpoint is out of bounds")
+    (!is_within).then_some("the status, latency, method or endpoint is out of bounds")
 }
 
-/// Whether this can be a reason. A standby may be of a newer version, with other reasons.
+/// Whether this can be a reason.
 fn is_name(outcome: &[u8]) -> bool {
     (1..=event::MOST_OUTCOME).contains(&outcome.len())
         && outcome.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'_'))
 }
 
+/// A standby may be of a newer version, with other reasons. Totals have a row for each, so those that a role
+/// makes up are one.
+fn known_reason(name: &[u8]) -> &[u8] {
+    let is_known = Reason::ALL.iter().any(|reason| reason.name().as_bytes() == name);
+    if is_known { name } else { b"other" }
+}
+
 fn facts(records: &[(i64, Record)]) -> Result<Facts> {
     let (mut keys, mut tenants) = (HashSet::new(), HashSet::new());
+    let mut spenders = Vec::new();
     for (_, record) in records {
+        let (request_id, learned) = match record {
+            Record::Event(event) => (event.request_id, &event.learned),
+            Record::Amendment { request_id, told, .. } => (*request_id, told),
+        };
+        spenders.extend(learned.spend.map(|_| request_id));
         match record {
             Record::Event(event) if event.person.is_some() => tenants.insert(event.tenant_id),
             Record::Event(event) => keys.insert(event.key_id),
@@ -155,12 +189,14 @@ fn facts(records: &[(i64, Record)]) -> Result<Facts> {
             // Not converted: texts of records are in the database's encoding.
             keyspace: row.bytes(3)?,
             environment: row.bytes(4)?,
+            leaves_no_rows: row.boolean(5),
         };
         Some((row.uuid(1)?, facts))
     };
     let keys = spi::all(
-        "SELECT key_id, tenant_id, keyspace, environment FROM keysmith_private.key
-         WHERE key_id = ANY ($1)",
+        "SELECT k.key_id, k.tenant_id, k.keyspace, k.environment, s.usage_log = 'totals'
+         FROM keysmith_private.key k JOIN keysmith_private.keyspace s USING (keyspace)
+         WHERE k.key_id = ANY ($1)",
         &[Param::uuids(Some(&keys))],
         fact,
     )?;
@@ -169,7 +205,21 @@ fn facts(records: &[(i64, Record)]) -> Result<Facts> {
         &[Param::uuids(Some(&tenants))],
         |row| Some((row.uuid(1)?, row.bytes(2)?)),
     )?;
-    Ok(Facts { keys: keys.into_iter().collect(), tenants: tenants.into_iter().collect() })
+    let charges = match spenders.as_slice() {
+        [] => Vec::new(),
+        spenders => spi::all(
+            "SELECT c.request_id, least(s.spend, $2)
+             FROM keysmith_private.charge c, LATERAL (VALUES (c.spend), (c.settled)) AS s (spend)
+             WHERE c.request_id = ANY ($1) AND s.spend IS NOT NULL",
+            &[Param::uuids(Some(spenders)), Param::bigint(Some(event::MOST_SPEND))],
+            |row| Some((row.uuid(1)?, row.bigint(2)?)),
+        )?,
+    };
+    Ok(Facts {
+        keys: keys.into_iter().collect(),
+        tenants: tenants.into_iter().collect(),
+        charges: charges.into_iter().collect(),
+    })
 }
 
 /// Counts and samples of requests without a known key, as this server would have them: in existing
@@ -183,15 +233,11 @@ pub fn unknown<'a>(
     let keyspaces = spi::all(keyspaces, &[], |row| row.bytes(1))?;
     let keyspaces: HashSet<Vec<u8>> = keyspaces.into_iter().collect();
     let keyspace = |name: &'a [u8]| if keyspaces.contains(name) { name } else { b"" };
-    let reason = |name: &'a [u8]| {
-        let is_known = Reason::ALL.iter().any(|reason| reason.name().as_bytes() == name);
-        if is_known { name } else { b"other" }
-    };
     let mut left = came.unsigned_abs();
     let count = |(of, why, requests): &Count<'a>| {
         let taken = (*requests).min(left);
         left -= taken;
-        (keyspace(of), reason(why), taken)
+        (keyspace(of), known_reason(why), taken)
     };
     let counts = counts.iter().map(count).filter(|(_, _, requests)| *requests > 0).collect();
     let now = now();
@@ -201,7 +247,7 @@ pub fn unknown<'a>(
     let sample = |event: &Event<'a>| Event {
         at: event.at.min(now),
         keyspace: keyspace(event.keyspace),
-        outcome: reason(event.outcome),
+        outcome: known_reason(event.outcome),
         ..*event
     };
     Ok((counts, samples.iter().filter(is_fit).map(sample).collect()))

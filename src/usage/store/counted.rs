@@ -3,8 +3,8 @@
 
 use crate::usage::queue::Queue;
 use crate::usage::session::worker_slot;
-use keysmith_core::counted::Counted;
-use keysmith_core::event::{Event, Learned, Record};
+use keysmith_core::counted::{Counted, Kept};
+use keysmith_core::event::{Event, Learned};
 use keysmith_core::samples::Samples;
 use keysmith_core::tally::Tally;
 use pg::clock::{monotonic, now};
@@ -18,7 +18,7 @@ pub fn take_out<'a>(
     events: &mut Vec<(i64, Event<'a>)>,
     tally: &mut Tally<'a>,
     known: Option<&Counted>,
-    kept: &mut Vec<Box<[u8]>>,
+    kept: &mut Vec<Kept>,
 ) {
     if !events.iter().any(|(_, event)| event.is_counted_only) {
         return;
@@ -30,11 +30,9 @@ pub fn take_out<'a>(
             known.mark(&event.request_id, event.is_counted_only);
         }
     }
-    if let Some(known) = known {
-        let newest = events.iter().rev().map(|(_, event)| event);
-        let settled_later = newest.filter(|event| event.is_counted_only && Counted::keeps(event));
-        kept.extend(settled_later.take(known.capacity()).map(record));
-        kept.reverse();
+    if known.is_some_and(|known| known.capacity() > 0) {
+        let counted = events.iter().map(|(_, event)| event).filter(|event| event.is_counted_only);
+        kept.extend(counted.filter(|event| Counted::keeps(event)).map(Kept::of));
     }
     events.retain(|(_, event)| {
         if event.is_counted_only {
@@ -42,11 +40,6 @@ pub fn take_out<'a>(
         }
         !event.is_counted_only
     });
-}
-
-/// The record without the address and the subject, which no total depends on.
-fn record(event: &Event) -> Box<[u8]> {
-    Record::Event(Event { ip: None, subject: None, ..*event }).to_vec().into()
 }
 
 /// The samples of this minute, of all processes. They are asked only about what looks like a sample in
@@ -93,6 +86,8 @@ pub fn changes<'a>(
             changes.push(Change { before, told: *told, merged_weights });
         } else if known.is_marked(request_id) {
             given_up.insert(*request_id);
+            // What it cost can be found out.
+            return told.spend.is_some();
         } else {
             return true;
         }
@@ -101,12 +96,25 @@ pub fn changes<'a>(
     (changes, given_up)
 }
 
-/// The requests as the reports change them, each with the place of its change.
-pub fn anew<'a>(changes: &'a [Change<'a>]) -> Vec<(i64, Event<'a>)> {
+/// The keyspaces of requests whose tags change.
+pub fn with_new_tags<'a>(changes: &'a [Change<'a>]) -> impl Iterator<Item = &'a [u8]> {
+    changes.iter().filter(|change| change.told.tags.is_some()).map(|change| change.before.keyspace)
+}
+
+/// The requests as the reports change them, each with the place of its change. New tags are counted as the
+/// keyspaces declare them now.
+pub fn anew<'a>(
+    changes: &'a [Change<'a>],
+    totalled: &'a HashMap<&[u8], Vec<u8>>,
+) -> Vec<(i64, Event<'a>)> {
     let anew = |(n, change): (usize, &'a Change<'a>)| {
         let mut learned = change.before.learned.amended(change.told);
         learned.weights = change.merged_weights.as_deref().or(learned.weights);
-        (n as i64, Event { learned, ..change.before })
+        let counted_tags = match change.told.tags {
+            Some(_) => totalled.get(change.before.keyspace).map(Vec::as_slice),
+            None => change.before.counted_tags,
+        };
+        (n as i64, Event { learned, counted_tags, ..change.before })
     };
     changes.iter().enumerate().map(anew).collect()
 }
@@ -116,14 +124,16 @@ pub fn count_anew<'a>(
     changes: &'a [Change<'a>],
     anew: &[(i64, Event<'a>)],
     tally: &mut Tally<'a>,
-    kept: &mut Vec<Box<[u8]>>,
+    kept: &mut Vec<Kept>,
 ) {
     let now = now();
     for (n, event) in anew {
         if let Some(change) = usize::try_from(*n).ok().and_then(|n| changes.get(n)) {
-            tally.take_back(&change.before);
+            // What an erased tenant had by tags is gone.
+            let counted_tags = change.before.counted_tags.filter(|_| event.learned.tags.is_some());
+            tally.take_back(&Event { counted_tags, ..change.before });
             tally.add(event, now);
-            kept.push(record(event));
+            kept.push(Kept::of(event));
         }
     }
 }

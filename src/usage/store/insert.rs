@@ -9,8 +9,9 @@ use crate::usage::store::deltas;
 use crate::usage::store::partitions;
 use crate::usage::store::partitions::with_events;
 use crate::usage::store::rows;
+use crate::usage::store::settled;
 use crate::usage::store::totalled_tags;
-use keysmith_core::counted::Counted;
+use keysmith_core::counted::{Counted, Kept};
 use keysmith_core::event::{Event, Learned, Person, Record};
 use keysmith_core::request_id;
 use keysmith_core::tally::Tally;
@@ -43,8 +44,10 @@ pub struct Stored {
     pub unmatched: HashSet<[u8; 16]>,
     /// Those of amendments that come too late for a request without a row.
     pub given_up: HashSet<[u8; 16]>,
+    /// Those of requests without a row whose costs changed totals all the same.
+    pub settled: HashSet<[u8; 16]>,
     /// Records of requests without rows, which later reports may change.
-    pub kept: Vec<Box<[u8]>>,
+    pub kept: Vec<Kept>,
 }
 
 /// Stores records, each with its number. Makes the partitions that are missing. `known` are requests
@@ -100,7 +103,8 @@ pub fn records(
     let mut stored = Stored { events: events.len(), given_up, ..Stored::default() };
     let mut tally = Tally::default();
     counted::take_out(&mut events, &mut tally, known, &mut stored.kept);
-    let mut anew = counted::anew(&changes);
+    let totalled_anew = totalled_tags::declared(counted::with_new_tags(&changes).collect())?;
+    let mut anew = counted::anew(&changes, &totalled_anew);
     keep_to_tenants(&mut anew)?;
     counted::count_anew(&changes, &anew, &mut tally, &mut stored.kept);
 
@@ -132,6 +136,11 @@ pub fn records(
         }
         Numbers::OfQueue { .. } | Numbers::Received { .. } => amend(&told)?,
     };
+    if matches!(numbers, Numbers::OfQueue { .. }) {
+        let has_cost = |id: &&[u8; 16]| told.get(*id).is_some_and(|told| told.spend.is_some());
+        let costs = stored.unmatched.iter().filter(has_cost).copied().collect();
+        stored.settled = settled::count(&costs)?;
+    }
     Ok(stored)
 }
 

@@ -7,5 +7,6 @@ pub mod insert;
 pub mod partitions;
 pub mod quarantine;
 pub mod rows;
+pub mod settled;
 pub mod totalled_tags;
 pub mod unknown_rows;

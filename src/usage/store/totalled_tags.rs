@@ -7,13 +7,11 @@ use pg::error::Result;
 use pg::scan::{Room, ScanKey, Snapshot, Varlena};
 use std::collections::HashMap;
 
-/// The names of each keyspace of requests with tags, joined by commas. A keyspace that declares none is
-/// left out. A batch without tags reads nothing.
+/// Those of each keyspace of requests with tags. A batch without tags reads nothing.
 pub fn of_batch<'a>(
     records: &'a [(i64, Record)],
     told: &HashMap<[u8; 16], Learned>,
 ) -> Result<HashMap<&'a [u8], Vec<u8>>> {
-    let mut names = HashMap::new();
     let are_told = told.values().any(|told| told.tags.is_some());
     let has_tags = |record: &'a Record| match record {
         Record::Event(event)
@@ -24,8 +22,12 @@ pub fn of_batch<'a>(
         }
         _ => None,
     };
-    let mut keyspaces: Vec<&[u8]> =
-        records.iter().filter_map(|(_, record)| has_tags(record)).collect();
+    declared(records.iter().filter_map(|(_, record)| has_tags(record)).collect())
+}
+
+/// The names of each of these keyspaces, joined by commas. A keyspace that declares none is left out.
+pub fn declared(mut keyspaces: Vec<&[u8]>) -> Result<HashMap<&[u8], Vec<u8>>> {
+    let mut names = HashMap::new();
     keyspaces.sort_unstable();
     keyspaces.dedup();
     if keyspaces.is_empty() {

@@ -68,7 +68,10 @@ fn unmatched(records: &[(i64, Record)], stored: &Stored) -> Unmatched {
     let mut unmatched = Unmatched { all: 0, late: Vec::new() };
     let now = now();
     for (_, record) in records {
-        let Record::Amendment { request_id, at, .. } = record else { continue };
+        let Record::Amendment { request_id, at, told } = record else { continue };
+        if told.spend.is_some() && stored.settled.contains(request_id) {
+            continue;
+        }
         if stored.given_up.contains(request_id) {
             unmatched.all += 1;
         } else if stored.unmatched.contains(request_id) {

@@ -1,0 +1,37 @@
+//! What requests cost that were counted without a row, and that the worker no longer remembers.
+
+use keysmith_core::event::MOST_SPEND;
+use pg::error::Result;
+use pg::scan::Snapshot;
+use pg::spi::{self, Param};
+use std::collections::HashSet;
+
+/// Adds to the totals by how much these requests cost more or less than they spent at first, if they
+/// were settled. Returns the ids of those that were counted. One that a crash may have lost is not among
+/// them: its first cost is in no total. Records that waited for the worker were decided shortly before.
+pub fn count(request_ids: &HashSet<[u8; 16]>) -> Result<HashSet<[u8; 16]>> {
+    if request_ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let request_ids: Vec<_> = request_ids.iter().copied().collect();
+    spi::change_now(
+        &Snapshot::now(),
+        "WITH found AS MATERIALIZED (
+             SELECT c.*, least(c.settled, $2) - least(c.spend, $2) AS difference
+             FROM keysmith_private.charge c JOIN keysmith_private.tenant t USING (tenant_id)
+             WHERE c.request_id = ANY ($1) AND c.usage_log = 'totals' AND c.settled IS NOT NULL
+               AND NOT EXISTS (
+                   SELECT FROM keysmith_private.usage_incarnation i
+                   WHERE c.at > i.lost_from - interval '1 minute' AND c.at <= i.lost_until)
+         ), added AS (
+             INSERT INTO keysmith_private.usage_delta (
+                 period, tenant_id, key_id, environment, status, outcome, requests, refused, timed,
+                 latency, spend)
+             SELECT pg_catalog.date_trunc('hour', at, 'UTC'), tenant_id, key_id, environment, 200, 'ok',
+                    0, 0, 0, '0', difference
+             FROM found WHERE difference <> 0)
+         SELECT request_id FROM found",
+        &[Param::uuids(Some(&request_ids)), Param::bigint(Some(MOST_SPEND))],
+        |found| found.iter().filter_map(|row| row.uuid(1)).collect(),
+    )
+}
