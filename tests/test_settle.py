@@ -382,7 +382,7 @@ def test_old_charges_go(db):
     key = db.mint(credits=20)
     recent = spent(db, key, 1)
     db.rows("INSERT INTO keysmith_private.charge SELECT '019ac1d0-0000-7000-8000-000000000000', credit_id, "
-            "tenant_id, key_id, spend, '2025-11-27', NULL, NULL, keyspace FROM keysmith_private.charge")
+            "tenant_id, key_id, spend, '2025-11-27', NULL, NULL, keyspace, environment, usage_log FROM keysmith_private.charge")
     assert dict(db.call("maintain"))["charges"] == "1 dropped"
     assert db.value("SELECT request_id FROM keysmith_private.charge") == recent
 
