@@ -102,7 +102,7 @@ fn settle_credits(catalog: &Catalog, request_id: &[u8; 16], cost: i64) -> Result
 struct Charge {
     credit_id: [u8; 16],
     spend: i64,
-    /// What was recorded of requests when it was decided.
+    /// The keyspace's `usage_log` when it was decided.
     usage_log: UsageLog,
 }
 

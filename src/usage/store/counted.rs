@@ -86,7 +86,7 @@ pub fn changes<'a>(
             changes.push(Change { before, told: *told, merged_weights });
         } else if known.is_marked(request_id) {
             given_up.insert(*request_id);
-            // What it cost can be found out.
+            // Its charge says what it cost.
             return told.spend.is_some();
         } else {
             return true;
@@ -129,7 +129,7 @@ pub fn count_anew<'a>(
     let now = now();
     for (n, event) in anew {
         if let Some(change) = usize::try_from(*n).ok().and_then(|n| changes.get(n)) {
-            // What an erased tenant had by tags is gone.
+            // An erased tenant has no totals by tags any more.
             let counted_tags = change.before.counted_tags.filter(|_| event.learned.tags.is_some());
             tally.take_back(&Event { counted_tags, ..change.before });
             tally.add(event, now);
