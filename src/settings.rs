@@ -36,14 +36,13 @@ static MAX_FAILING_ADDRESSES: Integer = Integer::new(
     16 * 1024 * 1024,
 );
 
-/// The greatest number of takings from limits that can still be settled. Without room, the oldest is
-/// forgotten. The default takes less than 2 MB.
+/// The greatest number of requests with weights that can still be settled. Without room, the oldest is
+/// forgotten. The default takes less than 5 MB.
 static MAX_UNSETTLED: Integer = Integer::new(
     About {
         name: c"keysmith.max_unsettled",
-        description:
-            c"The greatest number of limits of requests with weights that settle can still charge.",
-        explanation: c"Each takes some 150 bytes of shared memory. Without room, the oldest is \
+        description: c"The greatest number of requests with weights that settle can still charge.",
+        explanation: c"Each takes some 600 bytes of shared memory. Without room, the oldest is \
                        forgotten.",
         context: Context::Postmaster,
         flags: 0,

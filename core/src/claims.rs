@@ -54,6 +54,8 @@ pub struct Claim<'a> {
     pub bucket: u128,
     /// The owner of the bucket.
     pub owner: Owner,
+    /// The moment of the bucket after `take`, if it has a place.
+    pub mark: Option<Mark>,
 }
 
 impl Claim<'_> {
@@ -105,15 +107,18 @@ pub enum Admission<'a> {
     Unavailable,
 }
 
-/// The parts of a decision's claims. `G` keeps a part locked.
+/// The claims of a decision, and their parts. `G` keeps a part locked.
 pub struct LockedParts<'c, 'a, G> {
-    claims: &'c [Claim<'a>],
+    claims: &'c mut [Claim<'a>],
+    locked: Locked<G>,
+}
+
+/// The parts that are locked, with their numbers.
+struct Locked<G> {
     parts: usize,
     /// Most decisions have one limit. Then no memory is asked for.
     first: Option<(usize, G)>,
-    others: Vec<(usize, G)>,
-    /// The buckets before `take` changed them, but for the last.
-    before: Vec<Option<Bucket>>,
+    others: Vec<(usize, Option<G>)>,
 }
 
 impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
@@ -121,67 +126,42 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
     /// A decision has far fewer limits than PostgreSQL lets a session have locks.
     #[inline]
     pub fn all(
-        claims: &'c [Claim<'a>],
+        claims: &'c mut [Claim<'a>],
         parts: usize,
         lock: impl Fn(usize) -> Option<G>,
     ) -> LockedParts<'c, 'a, G> {
-        let lock = |n| lock(n).map(|part| (n, part));
-        let before = Vec::with_capacity(claims.len().saturating_sub(1));
+        let mut locked = Locked { parts, first: None, others: Vec::new() };
         if let [claim] = claims {
-            let first = lock(claim.part(parts));
-            return LockedParts { claims, parts, first, others: Vec::new(), before };
+            let n = claim.part(parts);
+            locked.first = lock(n).map(|part| (n, part));
+        } else {
+            let others = &mut locked.others;
+            others.extend(claims.iter().map(|claim| (claim.part(parts), None)));
+            others.sort_unstable_by_key(|(n, _)| *n);
+            others.dedup_by_key(|(n, _)| *n);
+            others.iter_mut().for_each(|(n, part)| *part = lock(*n));
         }
-        let mut numbers: Vec<usize> = claims.iter().map(|claim| claim.part(parts)).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        let mut others = Vec::with_capacity(numbers.len());
-        for n in numbers {
-            others.extend(lock(n));
-        }
-        LockedParts { claims, parts, first: None, others, before }
+        LockedParts { claims, locked }
     }
 
     /// Takes the weight of each claim from its limit, or nothing from any. It asks for no memory,
     /// and can't fail: sessions wait for the locks.
     pub fn take(&mut self, now: u64) -> Admission<'a> {
         let outcome = self.look(now);
-        if !matches!(outcome, Admission::Passed { .. }) {
-            return outcome;
-        }
-        for (n, claim) in self.claims.iter().enumerate() {
-            let part = self.part(claim);
-            let before = part.find(claim.bucket);
-            // Nothing is taken of it, and so nothing is put back.
-            if claim.weight != 0 {
-                let after = at_rate(before, claim, now).taken(claim.rate, now, claim.weight);
-                if !part.put(claim.bucket, after, claim.owner, now) {
-                    self.put_back(now);
-                    return Admission::Unavailable;
-                }
-            }
-            if n + 1 < self.claims.len() {
-                self.before.push(before);
+        if matches!(outcome, Admission::Passed { .. }) {
+            let LockedParts { claims, locked } = self;
+            if let Some(n) = claims.iter_mut().position(|claim| !locked.take(claim, now)) {
+                claims.iter().take(n).for_each(|claim| locked.put_back(claim, now));
+                return Admission::Unavailable;
             }
         }
         outcome
     }
 
-    /// Undoes what `take` has done so far.
-    fn put_back(&mut self, now: u64) {
-        while let Some(before) = self.before.pop() {
-            let Some(claim) = self.claims.get(self.before.len()) else { return };
-            if claim.weight == 0 {
-                continue;
-            }
-            let before = at_rate(before, claim, now);
-            self.part(claim).put(claim.bucket, before, claim.owner, now);
-        }
-    }
-
     /// Gives back what `take` took.
     pub fn give_back(&mut self, now: u64) {
         for claim in self.claims.iter().filter(|claim| claim.weight != 0) {
-            let part = self.part(claim);
+            let part = self.locked.part(claim);
             if let Some(bucket) = part.find(claim.bucket) {
                 let bucket = bucket.at_rate(claim.rate, now).given_back(claim.weight);
                 part.put(claim.bucket, bucket, claim.owner, now);
@@ -189,36 +169,23 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
         }
     }
 
-    /// The moment of a claim's bucket after `take` took from it.
-    pub fn mark(&mut self, claim: &Claim) -> Option<Mark> {
-        self.part(claim).find(claim.bucket).map(|bucket| bucket.mark())
-    }
-
-    /// Charges what a request used of a unit beyond what was taken, or gives back what it did not
-    /// use, after it was let through. `marks` are the moments after `take`, one for each claim. False if
-    /// there is no room for a bucket.
-    pub fn settle(
-        &mut self,
-        now: u64,
-        marks: &[Option<Mark>],
-        unit: &[u8],
-        difference: i64,
-    ) -> bool {
+    /// Charges what a request used beyond what was taken, or gives back what it did not use, after it
+    /// was let through. False if there is no room for a bucket.
+    pub fn settle(&mut self, now: u64, difference: i64) -> bool {
         let amount = u32::try_from(difference.unsigned_abs()).unwrap_or(u32::MAX);
         let mut is_settled = true;
-        let marked = self.claims.iter().zip(marks);
-        for (claim, mark) in marked.filter(|(claim, _)| claim.unit == unit && amount != 0) {
-            let part = self.part(claim);
+        for claim in self.claims.iter().filter(|_| amount != 0) {
+            let part = self.locked.part(claim);
             let before = part.find(claim.bucket);
             // The limit may have been altered: a bucket keeps the rate that it has now.
             let bucket = before.unwrap_or(Bucket::full(claim.rate));
-            let after = match (bucket, mark) {
+            let after = match (bucket, claim.mark) {
                 // Nobody pays for the debt of another tenant.
                 (bucket, _) if difference > 0 => {
                     bucket.charged(now, amount, is_shared(claim.owner))
                 }
                 (bucket, Some(mark)) if before.is_some() => {
-                    bucket.given_back_since(*mark, now, amount)
+                    bucket.given_back_since(mark, now, amount)
                 }
                 // A bucket without a place is full.
                 _ => continue,
@@ -234,8 +201,8 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
     pub fn look(&mut self, now: u64) -> Admission<'a> {
         let mut passed: Option<Left> = None;
         let mut refused: Option<(Left, Option<u64>)> = None;
-        for claim in self.claims {
-            let part = self.part(claim);
+        for claim in self.claims.iter() {
+            let part = self.locked.part(claim);
             let before = part.find(claim.bucket);
             let bucket = at_rate(before, claim, now);
             let left = |remaining, taken| Left {
@@ -271,13 +238,38 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
             (None, None) => Admission::Unavailable,
         }
     }
+}
+
+impl<G: DerefMut<Target = Part>> Locked<G> {
+    /// False if there is no room for the bucket.
+    fn take(&mut self, claim: &mut Claim, now: u64) -> bool {
+        let part = self.part(claim);
+        let before = part.find(claim.bucket);
+        if claim.weight == 0 {
+            claim.mark = before.map(|bucket| bucket.mark());
+            return true;
+        }
+        let after = at_rate(before, claim, now).taken(claim.rate, now, claim.weight);
+        claim.mark = Some(after.mark());
+        part.put(claim.bucket, after, claim.owner, now)
+    }
+
+    /// Undoes what `take` did.
+    fn put_back(&mut self, claim: &Claim, now: u64) {
+        let part = self.part(claim);
+        if let Some(bucket) = part.find(claim.bucket).filter(|_| claim.weight != 0) {
+            part.put(claim.bucket, bucket.untaken(claim.weight), claim.owner, now);
+        }
+    }
 
     fn part(&mut self, claim: &Claim) -> &mut Part {
         let n = claim.part(self.parts);
-        let mut locked = self.first.iter_mut().chain(&mut self.others);
-        match locked.find(|(locked, _)| *locked == n) {
-            Some((_, part)) => part,
-            None => unreachable!("the part of a claim is locked with all others"),
+        if let Some((_, part)) = self.first.as_mut().filter(|(first, _)| *first == n) {
+            return part;
+        }
+        match self.others.iter_mut().find(|(other, _)| *other == n) {
+            Some((_, Some(part))) => part,
+            _ => unreachable!("the part of a claim is locked with all others"),
         }
     }
 }
@@ -304,11 +296,12 @@ mod tests {
             weight: 1,
             bucket: part << 64 | bucket,
             owner: bucket as Owner,
+            mark: None,
         }
     }
 
     fn take(parts: &[RefCell<Part>], claims: &[Claim<'static>], now: u64) -> Admission<'static> {
-        LockedParts::all(claims, parts.len(), |n| parts.get(n).map(RefCell::borrow_mut)).take(now)
+        with(parts, &mut claims.to_vec(), |parts| parts.take(now))
     }
 
     #[test]
@@ -355,7 +348,7 @@ mod tests {
 
     fn with<T>(
         parts: &[RefCell<Part>],
-        claims: &[Claim<'static>],
+        claims: &mut [Claim<'static>],
         body: impl FnOnce(&mut LockedParts<'_, 'static, std::cell::RefMut<'_, Part>>) -> T,
     ) -> T {
         let lock = |n: usize| parts.get(n).map(RefCell::borrow_mut);
@@ -386,10 +379,13 @@ mod tests {
     }
 
     fn settle(parts: &[RefCell<Part>], claims: &[Claim<'static>], difference: i64) -> bool {
-        with(parts, claims, |parts| {
-            let marks: Vec<_> = claims.iter().map(|claim| parts.mark(claim)).collect();
-            parts.settle(0, &marks, b"tokens", difference)
-        })
+        let tokens = claims.iter().filter(|claim| claim.unit == b"tokens");
+        let mut tokens: Vec<_> = tokens.copied().collect();
+        for claim in &mut tokens {
+            let part = parts[claim.part(parts.len())].borrow();
+            claim.mark = part.find(claim.bucket).map(|bucket| bucket.mark());
+        }
+        with(parts, &mut tokens, |parts| parts.settle(0, difference))
     }
 
     #[test]
@@ -430,15 +426,13 @@ mod tests {
             let rate = Rate::new(limit, window, 1_000).unwrap();
             [Claim { rate, weight: 1_000, ..of(b"tokens", 1_000, 1, 1) }]
         };
-        let (fast, slow) = (at(1_000, 1_000_000), at(1_000, 86_400_000_000));
-        assert!(matches!(take(&parts, &fast, 0), Admission::Passed { .. }));
-        let mark = with(&parts, &fast, |parts| parts.mark(&fast[0]));
+        let (mut fast, slow) = (at(1_000, 1_000_000), at(1_000, 86_400_000_000));
+        let outcome = with(&parts, &mut fast, |parts| parts.take(0));
+        assert!(matches!(outcome, Admission::Passed { .. }));
         assert!(matches!(take(&parts, &slow, 1_000_000), Admission::Passed { .. }));
         for (second, difference) in [(2, 1), (4, 1), (6, -1), (8, 1)] {
             let now = second * 1_000_000;
-            assert!(with(&parts, &fast, |parts| {
-                parts.settle(now, &[mark], b"tokens", difference)
-            }));
+            assert!(with(&parts, &mut fast, |parts| parts.settle(now, difference)));
             let outcome = take(&parts, &slow, now + 1_500_000);
             assert!(matches!(outcome, Admission::Refused { .. }), "{second}");
         }

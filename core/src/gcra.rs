@@ -116,7 +116,11 @@ impl Bucket {
     }
 
     /// The bucket under a rate, which mostly is the one that it has.
+    #[inline]
     pub fn at_rate(self, rate: Rate, now: u64) -> Bucket {
+        if self.rate == rate {
+            return self;
+        }
         if self.rate.is_faster(rate) {
             return Bucket { rate: Rate { burst: rate.burst, ..self.rate }, ..self };
         }
@@ -187,6 +191,12 @@ impl Bucket {
     /// The bucket after a call was given back.
     pub fn given_back(self, weight: u32) -> Bucket {
         Bucket { full_at: self.full_at.saturating_sub(self.rate.parts(weight)), ..self }
+    }
+
+    /// The bucket as it was before its last call was taken, at the same time.
+    pub fn untaken(self, weight: u32) -> Bucket {
+        let taken = self.taken.saturating_sub(u64::from(weight));
+        Bucket { taken, ..self.given_back(weight) }
     }
 
     /// The moment after the last call was taken.
@@ -351,6 +361,20 @@ mod tests {
                 let after = bucket.given_back(weight);
                 prop_assert_eq!(after.check(now, 1), before.check(now, 1));
             }
+        }
+
+        /// Neither from calls, nor from what earlier calls may give back.
+        #[test]
+        fn what_is_untaken_takes_nothing(
+            rate in rates(), now in 0u64..1 << 50, used in 1u32..30, pause in 0u64..10_000_000, weight in 0u32..30,
+        ) {
+            let mut bucket = Bucket::full(rate);
+            pass(&mut bucket, now, used);
+            let (mark, now) = (bucket.mark(), now + pause);
+            let after = bucket.taken(rate, now, weight).untaken(weight);
+            let given_back = |bucket: Bucket| bucket.given_back_since(mark, now, used).check(now, 1);
+            prop_assert_eq!(given_back(after), given_back(bucket));
+            prop_assert_eq!(after.check(now, 1), bucket.check(now, 1));
         }
 
         #[test]

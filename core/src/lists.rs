@@ -32,6 +32,7 @@ pub fn is_name(name: &[u8]) -> bool {
 /// Adds an entry. A name or value that is too long is left out.
 pub fn put(list: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     if let (Ok(length), Ok(size)) = (u8::try_from(name.len()), u16::try_from(value.len())) {
+        list.reserve(ENTRY + name.len() + value.len());
         list.push(length);
         list.extend_from_slice(name);
         list.extend_from_slice(&size.to_le_bytes());

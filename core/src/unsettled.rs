@@ -1,8 +1,8 @@
 //! Requests with weights and what they took from limits, until it is known what they really used.
 //!
-//! Each part has a fixed number of places. A request has a place for each limit that it took something from,
-//! or one if there is no such limit. If all places are taken, the oldest request of the tenant with the most
-//! makes room: no tenant can crowd out another.
+//! Each part has a fixed number of places. A request has one, or more if it took something from more limits
+//! than a place has room for. If all places are taken, the oldest request of the tenant with the most makes
+//! room: no tenant can crowd out another.
 
 use crate::buckets::Owner;
 use crate::claims::Claim;
@@ -11,10 +11,39 @@ use crate::policy::weights::MAX_NAME;
 
 /// How many places a part has at most.
 pub const PLACES: usize = 64;
+/// What a request took from how many limits fits into a place.
+const LIMITS: usize = 4;
+/// The most limits of a request that are remembered.
+pub const MOST_LIMITS: usize = PLACES * LIMITS;
 /// How long a request can be settled, in microseconds.
 pub const KEPT: u64 = 15 * 60 * 1_000_000;
 
-/// A request of a database. Its keyspace is known by a hash.
+/// A name of at most so many bytes, in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name<const MOST: usize> {
+    bytes: [u8; MOST],
+    length: u8,
+}
+
+impl<const MOST: usize> Name<MOST> {
+    /// No name is longer. One that is would be cut.
+    pub fn of(name: &[u8]) -> Name<MOST> {
+        let (mut bytes, length) = ([0; MOST], name.len().min(MOST));
+        for (to, from) in bytes.iter_mut().zip(name) {
+            *to = *from;
+        }
+        Name { bytes, length: length as u8 }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
+}
+
+/// The longest name of a keyspace.
+const MAX_KEYSPACE: usize = 63;
+
+/// A request of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
     pub id: u128,
@@ -25,8 +54,7 @@ pub struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decided {
     pub request: Request,
-    /// The hash of its keyspace.
-    pub keyspace: u128,
+    pub keyspace: Name<MAX_KEYSPACE>,
     /// The end of its tenant's id, which is random.
     pub tenant: u64,
     /// Whether usage has a record of it.
@@ -36,35 +64,24 @@ pub struct Decided {
 /// What a request took from one limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
-    unit: [u8; MAX_NAME],
-    length: u8,
-    pub weight: u32,
+    unit: Name<MAX_NAME>,
+    weight: u32,
     rate: Rate,
     bucket: u128,
     owner: Owner,
-    /// The moment of the bucket after it.
-    pub mark: Option<Mark>,
+    mark: Option<Mark>,
 }
 
 impl Taken {
-    pub fn of(claim: &Claim, mark: Option<Mark>) -> Taken {
-        let mut unit = [0; MAX_NAME];
-        let length = claim.unit.len().min(MAX_NAME);
-        for (to, from) in unit.iter_mut().zip(claim.unit) {
-            *to = *from;
-        }
-        let Claim { weight, rate, bucket, owner, .. } = *claim;
-        Taken { unit, length: length as u8, weight, rate, bucket, owner, mark }
+    fn of(claim: &Claim) -> Taken {
+        let Claim { weight, rate, bucket, owner, mark, .. } = *claim;
+        Taken { unit: Name::of(claim.unit), weight, rate, bucket, owner, mark }
     }
 
-    pub fn unit(&self) -> &[u8] {
-        self.unit.get(..usize::from(self.length)).unwrap_or_default()
-    }
-
-    /// The claim on the same bucket.
+    /// The claim that took it.
     pub fn claim(&self) -> Claim<'_> {
-        let Taken { weight, rate, bucket, owner, .. } = *self;
-        Claim { name: b"", unit: self.unit(), rate, weight, bucket, owner }
+        let Taken { weight, rate, bucket, owner, mark, .. } = *self;
+        Claim { name: b"", unit: self.unit.as_bytes(), rate, weight, bucket, owner, mark }
     }
 }
 
@@ -72,8 +89,7 @@ impl Taken {
 struct Place {
     decided: Decided,
     at: u64,
-    /// `None` if no limit counts it.
-    taken: Option<Taken>,
+    taken: [Option<Taken>; LIMITS],
 }
 
 /// Tenants are told apart by a byte of their id. Two that have the same count as one.
@@ -82,126 +98,161 @@ const TENANTS: usize = 256;
 /// A part of the table. The requests of an id are all in one.
 pub struct Unsettled {
     places: [Option<Place>; PLACES],
-    /// The bits of free places.
-    free: u64,
-    /// The numbers of the requests in all places, in the order in which they came; 0 in a free one.
+    /// The places in use, the oldest first, and after them those that are free. The places of a request
+    /// follow each other.
+    order: [u8; PLACES],
+    in_use: usize,
+    capacity: usize,
+    /// The numbers of the requests in the places.
     numbers: [u32; PLACES],
+    number: u32,
     tenants: [u8; PLACES],
     /// How many places each tenant has.
     counts: [u8; TENANTS],
-    number: u32,
-    capacity: usize,
-    /// The place that is looked at next, whether it can still be settled.
-    next: usize,
 }
 
 impl Unsettled {
-    pub const fn new(capacity: usize) -> Unsettled {
-        let capacity = if capacity < PLACES { capacity } else { PLACES };
+    pub fn new(capacity: usize) -> Unsettled {
         Unsettled {
             places: [None; PLACES],
-            free: if capacity == PLACES { u64::MAX } else { (1 << capacity) - 1 },
+            order: std::array::from_fn(|n| n as u8),
+            in_use: 0,
+            capacity: capacity.min(PLACES),
             numbers: [0; PLACES],
+            number: 0,
             tenants: [0; PLACES],
             counts: [0; TENANTS],
-            number: 0,
-            capacity,
-            next: 0,
         }
     }
 
     /// Remembers a request, and what it took. Returns for how many limits others that could still be settled
-    /// were forgotten for it.
-    pub fn remember(
+    /// were forgotten for it; one without a limit counts as one.
+    pub fn remember<'c, 'a: 'c>(
         &mut self,
         decided: Decided,
-        taken: impl Iterator<Item = Taken>,
+        mut taken: impl Iterator<Item = &'c Claim<'a>>,
         now: u64,
     ) -> u64 {
         let mut lost = 0;
-        self.number = self.number.wrapping_add(1).max(1);
-        // One without a limit has a place, too.
-        let mut taken = taken.peekable();
-        if taken.peek().is_none() {
-            lost += self.put(Place { decided, at: now, taken: None });
-        }
-        for taken in taken {
-            lost += self.put(Place { decided, at: now, taken: Some(taken) });
-        }
-        lost
-    }
-
-    fn put(&mut self, new: Place) -> u64 {
-        let lost = if self.free == 0 { self.make_room(new.at) } else { 0 };
-        let n = self.free.trailing_zeros() as usize;
-        let tenant = new.decided.tenant as u8;
-        if let (Some(place), Some(number), Some(of)) =
-            (self.places.get_mut(n), self.numbers.get_mut(n), self.tenants.get_mut(n))
-        {
-            (*place, *number, *of) = (Some(new), self.number, tenant);
-            self.free &= self.free - 1;
-            if let Some(count) = self.counts.get_mut(usize::from(tenant)) {
-                *count += 1;
+        self.number = self.number.wrapping_add(1);
+        let mut first = taken.next();
+        loop {
+            let others = taken.by_ref().take(LIMITS - 1);
+            lost += self.put(decided, first.into_iter().chain(others), now);
+            first = taken.next();
+            if first.is_none() {
+                return lost;
             }
         }
+    }
+
+    fn put<'c, 'a: 'c>(
+        &mut self,
+        decided: Decided,
+        taken: impl Iterator<Item = &'c Claim<'a>>,
+        now: u64,
+    ) -> u64 {
+        let tenant = decided.tenant as u8;
+        let is_full = self.in_use >= self.capacity;
+        let lost = if is_full { self.make_room(tenant, now) } else { 0 };
+        if self.in_use >= self.capacity {
+            return lost;
+        }
+        let n = self.at(self.in_use);
+        if let (Some(place), Some(number), Some(of), Some(count)) = (
+            self.places.get_mut(n),
+            self.numbers.get_mut(n),
+            self.tenants.get_mut(n),
+            self.counts.get_mut(usize::from(tenant)),
+        ) {
+            let place = place.insert(Place { decided, at: now, taken: [None; LIMITS] });
+            for (to, claim) in place.taken.iter_mut().zip(taken) {
+                *to = Some(Taken::of(claim));
+            }
+            (*number, *of) = (self.number, tenant);
+            *count += 1;
+            self.in_use += 1;
+        }
         lost
     }
 
-    /// Forgets a request that is too old, or else the oldest one of the tenant with the most.
-    fn make_room(&mut self, now: u64) -> u64 {
-        let place = self.places.get(self.next).and_then(Option::as_ref);
-        let over = place.filter(|place| is_over(place, now)).and(self.numbers.get(self.next));
-        let over = over.copied();
-        self.next = (self.next + 1) % self.capacity.max(1);
-        let number = over.unwrap_or_else(|| self.oldest_of_largest());
+    /// Forgets the oldest request if it is too old, or else the oldest one of a tenant with the most.
+    fn make_room(&mut self, tenant: u8, now: u64) -> u64 {
+        let is_over = self.place(0).is_some_and(|place| is_over(place, now));
+        let rank = if is_over { 0 } else { self.oldest_of_largest(tenant) };
+        let number = self.number(rank);
         let mut lost = 0;
-        for n in 0..self.capacity {
-            if self.numbers.get(n) == Some(&number) && self.clear(n).is_some() && over.is_none() {
-                lost += 1;
+        while rank < self.in_use && self.number(rank) == number {
+            let limits = self.place(rank).map_or(0, |place| place.taken.iter().flatten().count());
+            lost += limits.max(1) as u64;
+            self.clear(rank);
+        }
+        if is_over { 0 } else { lost }
+    }
+
+    /// The oldest request of a tenant with the most; of the one that asks for room, if it has as many.
+    fn oldest_of_largest(&self, asking: u8) -> usize {
+        let count = |tenant: u8| self.counts.get(usize::from(tenant)).copied();
+        let most = self.counts.iter().copied().max();
+        let asks_itself = count(asking) == most;
+        let gives = |n: &u8| {
+            let tenant = self.tenants.get(usize::from(*n)).copied().unwrap_or_default();
+            if asks_itself { tenant == asking } else { count(tenant) == most }
+        };
+        self.order.iter().take(self.in_use).position(gives).unwrap_or_default()
+    }
+
+    /// The place of a rank in the order.
+    fn at(&self, rank: usize) -> usize {
+        self.order.get(rank).map_or(PLACES, |n| usize::from(*n))
+    }
+
+    fn place(&self, rank: usize) -> Option<&Place> {
+        self.places.get(self.at(rank)).and_then(Option::as_ref)
+    }
+
+    fn number(&self, rank: usize) -> Option<u32> {
+        self.numbers.get(self.at(rank)).copied()
+    }
+
+    /// Frees the place of a rank, which becomes the first of the free ones.
+    fn clear(&mut self, rank: usize) {
+        let n = self.at(rank);
+        if let (Some(place), Some(tenant), Some(order @ [_, ..])) =
+            (self.places.get_mut(n), self.tenants.get(n), self.order.get_mut(rank..self.in_use))
+        {
+            *place = None;
+            order.rotate_left(1);
+            self.in_use -= 1;
+            if let Some(count) = self.counts.get_mut(usize::from(*tenant)) {
+                *count -= 1;
             }
         }
-        lost
     }
 
-    fn oldest_of_largest(&self) -> u32 {
-        let most = self.counts.iter().copied().max().unwrap_or_default();
-        let largest = self.counts.iter().position(|count| *count == most).unwrap_or_default();
-        // Numbers that are not the tenant's become the greatest.
-        let of = |(number, tenant): (&u32, &u8)| {
-            *number | if usize::from(*tenant) == largest { 0 } else { u32::MAX }
-        };
-        self.numbers.iter().zip(&self.tenants).take(self.capacity).map(of).min().unwrap_or_default()
-    }
-
-    fn clear(&mut self, n: usize) -> Option<Place> {
-        let place = self.places.get_mut(n)?.take()?;
-        let tenant = std::mem::take(self.tenants.get_mut(n)?);
-        *self.numbers.get_mut(n)? = 0;
-        *self.counts.get_mut(usize::from(tenant))? -= 1;
-        self.free |= 1 << n;
-        Some(place)
-    }
-
-    /// Forgets a request, and passes what it took to `with`. `None` if it is unknown, or if it is not theirs
-    /// who ask, by the hash of its keyspace.
+    /// Forgets a request, and passes what it took to `with`. `None` if it is unknown, or if its keyspace is
+    /// not theirs who ask.
     pub fn forget(
         &mut self,
         request: Request,
         now: u64,
-        is_theirs: impl Fn(u128) -> bool,
+        is_theirs: impl Fn(&[u8]) -> bool,
         mut with: impl FnMut(Taken),
     ) -> Option<Decided> {
         let mut found = None;
-        let is_it =
-            |known: &Place| known.decided.request == request && is_theirs(known.decided.keyspace);
-        for n in 0..self.capacity {
-            let is_there = self.places.get(n).and_then(Option::as_ref).is_some_and(is_it);
-            if is_there
-                && let Some(known) = self.clear(n)
-                && !is_over(&known, now)
-            {
+        let is_it = |known: &Place| {
+            known.decided.request == request && is_theirs(known.decided.keyspace.as_bytes())
+        };
+        let mut rank = 0;
+        while rank < self.in_use {
+            let Some(known) = self.place(rank).filter(|known| is_it(known)).copied() else {
+                rank += 1;
+                continue;
+            };
+            self.clear(rank);
+            if !is_over(&known, now) {
                 found = Some(known.decided);
-                known.taken.into_iter().for_each(&mut with);
+                known.taken.into_iter().flatten().for_each(&mut with);
             }
         }
         found
@@ -215,29 +266,39 @@ fn is_over(place: &Place, now: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::name::is_identifier;
 
     fn request(id: u128) -> Request {
         Request { id, database: 1 }
     }
 
     fn decided(id: u128) -> Decided {
-        Decided { request: request(id), keyspace: 8, tenant: 5, is_recorded: id.is_multiple_of(2) }
+        Decided {
+            request: request(id),
+            keyspace: Name::of(b"8"),
+            tenant: 5,
+            is_recorded: id.is_multiple_of(2),
+        }
     }
 
-    fn taken(unit: &[u8], weight: u32) -> Option<Taken> {
+    fn taken(unit: &'static [u8], weight: u32) -> Option<Claim<'static>> {
         let rate = Rate::new(1, 1_000_000, 9).unwrap();
-        let claim = Claim { name: b"name", unit, rate, weight, bucket: 7, owner: 3 };
-        Some(Taken::of(&claim, None))
+        Some(Claim { name: b"name", unit, rate, weight, bucket: 7, owner: 3, mark: None })
     }
 
-    fn remember(part: &mut Unsettled, decided: Decided, taken: Option<Taken>, now: u64) -> u64 {
-        part.remember(decided, taken.into_iter(), now)
+    fn remember(
+        part: &mut Unsettled,
+        decided: Decided,
+        taken: Option<Claim<'static>>,
+        now: u64,
+    ) -> u64 {
+        part.remember(decided, taken.iter(), now)
     }
 
-    fn known(part: &mut Unsettled, request: Request, now: u64) -> Vec<Option<Taken>> {
+    fn known(part: &mut Unsettled, request: Request, now: u64) -> Vec<Taken> {
         let mut all = Vec::new();
-        let push = |taken| all.push(Some(taken));
-        let found = part.forget(request, now, |keyspace| keyspace == 8, push);
+        let push = |taken| all.push(taken);
+        let found = part.forget(request, now, |keyspace| keyspace == b"8", push);
         assert_eq!(found.is_some(), !all.is_empty());
         assert!(found.is_none_or(|found| found.is_recorded == (request.id.is_multiple_of(2))));
         all
@@ -246,16 +307,51 @@ mod tests {
     #[test]
     fn a_request_is_settled_once_with_all_that_it_took() {
         let mut part = Unsettled::new(4);
-        let two = taken(b"tokens", 5).into_iter().chain(taken(b"seconds", 7));
-        assert_eq!(part.remember(decided(1), two, 0), 0);
+        let two = [taken(b"tokens", 5).unwrap(), taken(b"seconds", 7).unwrap()];
+        assert_eq!(part.remember(decided(1), two.iter(), 0), 0);
         assert_eq!(remember(&mut part, decided(2), taken(b"tokens", 6), 0), 0);
         assert!(known(&mut part, Request { database: 2, ..request(1) }, 0).is_empty());
-        assert!(part.forget(request(1), 0, |keyspace| keyspace == 9, |_| ()).is_none());
-        assert_eq!(known(&mut part, request(1), 0), [taken(b"tokens", 5), taken(b"seconds", 7)]);
+        assert!(part.forget(request(1), 0, |keyspace| keyspace == b"9", |_| ()).is_none());
+        assert_eq!(known(&mut part, request(1), 0), two.each_ref().map(Taken::of));
         assert!(known(&mut part, request(1), 0).is_empty());
-        let [Some(of_two)] = known(&mut part, request(2), KEPT)[..] else { panic!() };
+        let [of_two] = known(&mut part, request(2), KEPT)[..] else { panic!() };
         let claim = of_two.claim();
         assert_eq!((claim.unit, claim.weight, claim.bucket), (&b"tokens"[..], 6, 7));
+    }
+
+    #[test]
+    fn names_are_kept_whole() {
+        for length in [0, 1, MAX_NAME - 1, MAX_NAME] {
+            let name = vec![b'n'; length];
+            assert_eq!(Name::<MAX_NAME>::of(&name).as_bytes(), name);
+        }
+        let too_long = [b'n'; MAX_NAME + 1];
+        assert_eq!(Name::<MAX_NAME>::of(&too_long).as_bytes(), &too_long[..MAX_NAME]);
+        let longest = "n".repeat(MAX_KEYSPACE);
+        assert!(is_identifier(&longest) && !is_identifier(&(longest + "n")));
+    }
+
+    #[test]
+    fn a_request_has_as_many_places_as_it_needs() {
+        let all: Vec<Claim> = (0..=2 * LIMITS as u32)
+            .map(|weight| Claim { weight, ..taken(b"a", 1).unwrap() })
+            .collect();
+        for (limits, places) in [(0, 1), (1, 1), (LIMITS, 1), (LIMITS + 1, 2), (all.len(), 3)] {
+            let mut part = Unsettled::new(3);
+            let remembered = all.iter().take(limits);
+            assert_eq!(part.remember(decided(2), remembered.clone(), 0), 0);
+            assert_eq!(part.in_use, places);
+            // It is forgotten as a whole.
+            let others = (3..=5 - places as u128).map(decided);
+            assert_eq!(others.map(|other| part.remember(other, [].iter(), 1)).sum::<u64>(), 0);
+            assert_eq!(part.remember(decided(9), [].iter(), 1), limits.max(1) as u64);
+            let mut part = Unsettled::new(3);
+            part.remember(decided(2), remembered.clone(), 0);
+            let mut found = Vec::new();
+            assert!(part.forget(request(2), 0, |_| true, |taken| found.push(taken)).is_some());
+            assert_eq!(found, remembered.map(Taken::of).collect::<Vec<_>>());
+            assert_eq!(part.in_use, 0);
+        }
     }
 
     #[test]

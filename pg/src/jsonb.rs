@@ -263,6 +263,12 @@ fn read(content: &[u8]) -> Option<(Container<'_>, u32)> {
     Some((Container { entries, data, count }, head))
 }
 
+/// Where the data of a child ends, if it begins at `start`.
+fn end_of(start: usize, entry: u32) -> usize {
+    let length = (entry & LENGTH) as usize;
+    if entry & IS_OFFSET != 0 { length } else { start + length }
+}
+
 fn word(bytes: &[u8], index: usize) -> Option<u32> {
     bytes.get(index * WORD..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
@@ -271,11 +277,17 @@ impl<'a> Container<'a> {
     /// All children, in the order in which they are stored.
     #[inline]
     pub fn children(self) -> impl Iterator<Item = Json<'a>> {
-        let mut start = 0;
-        (0..self.entries.len() / WORD).map_while(move |index| {
+        self.children_from(0)
+    }
+
+    /// The children from this number on.
+    #[inline]
+    fn children_from(self, first: usize) -> impl Iterator<Item = Json<'a>> {
+        let before = (0..first).map_while(move |index| word(self.entries, index));
+        let mut start = before.fold(0, end_of);
+        (first..self.entries.len() / WORD).map_while(move |index| {
             let entry = word(self.entries, index)?;
-            let length = (entry & LENGTH) as usize;
-            let end = if entry & IS_OFFSET != 0 { length } else { start + length };
+            let end = end_of(start, entry);
             let child = self.data.get(start..end);
             // A container is aligned, and its length includes the padding.
             let aligned = self.data.get(start.next_multiple_of(WORD)..end);
@@ -294,7 +306,7 @@ impl<'a> Container<'a> {
     #[inline]
     pub fn pairs(self) -> impl Iterator<Item = (&'a [u8], Json<'a>)> {
         let keys = self.children().take(self.count);
-        keys.zip(self.children().skip(self.count)).filter_map(|(key, value)| match key {
+        keys.zip(self.children_from(self.count)).filter_map(|(key, value)| match key {
             Json::Text(key) => Some((key, value)),
             _ => None,
         })

@@ -239,7 +239,7 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
     } else if let Some(claims) =
         limits::claims(policy, account, &charge.counted(asked.demand.address))
     {
-        let (reason, standing) = charge::told(limit::peek(&claims));
+        let (reason, standing) = charge::told(limit::peek(claims));
         let saw = standing.limit.map_or("no limits".into(), |limit| {
             let weight = limit.weight;
             let unit = match limit.bound {

@@ -71,7 +71,7 @@ impl<'c> Charge<'c> {
             let Some(found) = limits::claims(policy, account, &counted) else {
                 return Ok((Reason::LimitsUnavailable, standing));
             };
-            let (outcome, counted) = limit::take(found, self.can_settle);
+            let (outcome, counted) = limit::take(found);
             taken = counted;
             let (reason, after) = told(outcome);
             if reason != Reason::Ok {
@@ -96,7 +96,7 @@ impl<'c> Charge<'c> {
         };
         if reason == Reason::Ok && self.can_settle {
             let is_recorded = policy.usage_log.has(reason);
-            let named = taken.rates().filter(|(claim, _)| self.weights.has(claim.unit));
+            let named = taken.rates().iter().filter(|claim| self.weights.has(claim.unit));
             let Account { keyspace, tenant, .. } = account;
             limit::unsettled::remember(request_id, keyspace, tenant, named, is_recorded);
         }

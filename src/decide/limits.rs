@@ -158,7 +158,7 @@ impl Claimer<'_, '_> {
         let bucket = hasher.finish();
         match bound {
             Bound::Rate(rate) => {
-                claims.rates.push(Claim { name, unit, rate, weight, bucket, owner })
+                claims.rates.push(Claim { name, unit, rate, weight, bucket, owner, mark: None })
             }
             Bound::Concurrent(limit) => {
                 let bucket = slots::bucket(bucket);

@@ -24,7 +24,7 @@ pub enum Attempt {
 pub fn count(keyspace: &[u8], address: IpAddr, limit: &str) -> Attempt {
     let Some(table) = BucketTable::of_failures() else { return Attempt::Uncounted };
     let outcome = match claim(table, keyspace, address, limit) {
-        Some(claim) => table.lock(&[claim]).take(now()),
+        Some(claim) => table.lock(&mut [claim]).take(now()),
         None => Admission::Unavailable,
     };
     if matches!(outcome, Admission::Unavailable) {
@@ -37,7 +37,7 @@ pub fn count(keyspace: &[u8], address: IpAddr, limit: &str) -> Attempt {
 pub fn peek(keyspace: &[u8], address: IpAddr, limit: &str) -> Attempt {
     let Some(table) = BucketTable::of_failures() else { return Attempt::Uncounted };
     match claim(table, keyspace, address, limit) {
-        Some(claim) => told(table.lock(&[claim]).look(now())),
+        Some(claim) => told(table.lock(&mut [claim]).look(now())),
         None => Attempt::Uncounted,
     }
 }
@@ -55,7 +55,7 @@ fn claim(
     let mut of_keyspace = hasher;
     of_keyspace.fixed(&server::my_database().to_u32().to_ne_bytes()).sized(keyspace);
     let bucket = bucket(address, of_keyspace);
-    Some(Claim { name: b"", unit: CALLS, rate, weight: 1, bucket, owner })
+    Some(Claim { name: b"", unit: CALLS, rate, weight: 1, bucket, owner, mark: None })
 }
 
 fn told(outcome: Admission) -> Attempt {

@@ -13,7 +13,6 @@ pub mod unsettled;
 pub use keysmith_core::claims::{Admission, Claim, Left};
 pub use table::{FAILURES, REGION, is_there};
 
-use keysmith_core::gcra::Mark;
 use keysmith_core::siphash::SipHasher;
 use slots::{Outcome, SlotClaim};
 use std::slice;
@@ -31,15 +30,13 @@ pub struct Claims<'a> {
 #[derive(Default)]
 pub struct Taken<'a> {
     rates: Vec<Claim<'a>>,
-    /// The moments of their buckets, if the request can be settled.
-    marks: Vec<Option<Mark>>,
     slots: Vec<u64>,
 }
 
 impl<'a> Taken<'a> {
-    /// The rate limits that it was taken from, each with the moment of its bucket after that.
-    pub fn rates(&self) -> impl Iterator<Item = (&Claim<'a>, Option<Mark>)> {
-        self.rates.iter().zip(self.marks.iter().copied())
+    /// The rate limits that it was taken from.
+    pub fn rates(&self) -> &[Claim<'a>] {
+        &self.rates
     }
 
     /// The decision is made.
@@ -53,9 +50,9 @@ impl Drop for Taken<'_> {
     /// It may run while an error is on its way: it asks for no memory, and one limit at a time is locked.
     fn drop(&mut self) {
         slots::give_back(&self.slots);
-        for claim in &self.rates {
+        for claim in &mut self.rates {
             if let Some(table) = BucketTable::shared() {
-                table.lock(slice::from_ref(claim)).give_back(now());
+                table.lock(slice::from_mut(claim)).give_back(now());
             }
         }
     }
@@ -68,38 +65,32 @@ pub fn hasher() -> Option<SipHasher> {
 
 /// Takes a slot where requests are counted at the same time, and the weight of each other claim from
 /// its limit; or nothing from any. Slots come first, since giving one back leaves no trace.
-/// `can_settle` says whether the request may be settled later.
-pub fn take<'a>(claims: Claims<'a>, can_settle: bool) -> (Admission<'a>, Taken<'a>) {
-    let Claims { rates, slots } = claims;
+pub fn take<'a>(claims: Claims<'a>) -> (Admission<'a>, Taken<'a>) {
+    let Claims { mut rates, slots } = claims;
     let mut taken = Vec::new();
-    let mut marks = Vec::with_capacity(if can_settle { rates.len() } else { 0 });
     let of_slots = (!slots.is_empty()).then(|| admission(slots::take(&slots, &mut taken)));
     let outcome = both(of_slots, rates.is_empty(), || {
         let Some(table) = BucketTable::shared() else { return Admission::Unavailable };
-        let mut parts = table.lock(&rates);
-        let outcome = parts.take(now());
-        // No memory is asked for while sessions wait for the locks.
-        marks.extend(rates.iter().take(marks.capacity()).map(|claim| parts.mark(claim)));
-        drop(parts);
+        let outcome = table.lock(&mut rates).take(now());
         if matches!(outcome, Admission::Unavailable) {
             table.count_refusal();
         }
         outcome
     });
     if matches!(outcome, Admission::Passed(_)) {
-        return (outcome, Taken { rates, marks, slots: taken });
+        return (outcome, Taken { rates, slots: taken });
     }
     slots::give_back(&taken);
     (outcome, Taken::default())
 }
 
 /// Answers as `take` would, without taking anything and without checking that there is room.
-pub fn peek<'a>(claims: &Claims<'a>) -> Admission<'a> {
-    let Claims { rates, slots } = claims;
-    let of_slots = (!slots.is_empty()).then(|| admission(slots::peek(slots)));
+pub fn peek<'a>(claims: Claims<'a>) -> Admission<'a> {
+    let Claims { mut rates, slots } = claims;
+    let of_slots = (!slots.is_empty()).then(|| admission(slots::peek(&slots)));
     both(of_slots, rates.is_empty(), || {
         let Some(table) = BucketTable::shared() else { return Admission::Unavailable };
-        table.lock(rates).look(now())
+        table.lock(&mut rates).look(now())
     })
 }
 

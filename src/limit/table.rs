@@ -122,7 +122,7 @@ impl BucketTable {
     #[inline]
     pub fn lock<'c, 'a>(
         &self,
-        claims: &'c [Claim<'a>],
+        claims: &'c mut [Claim<'a>],
     ) -> LockedParts<'c, 'a, Writing<'static, Part>> {
         let parts = self.parts;
         LockedParts::all(claims, parts.len(), |n| parts.get(n).map(Guarded::write))

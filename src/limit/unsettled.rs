@@ -1,15 +1,15 @@
 //! Requests with weights and what they took from limits, until `settle` says what they used. It is in
 //! shared memory, and ends with the server.
 
+use super::Claim;
 use super::table::{BucketTable, now};
-use super::{Claim, hasher};
 use crate::settings;
-use keysmith_core::gcra::Mark;
 use keysmith_core::policy::weights::Asked;
-use keysmith_core::unsettled::{Decided, PLACES, Request, Taken, Unsettled};
+use keysmith_core::unsettled::{Decided, MOST_LIMITS, Name, PLACES, Request, Unsettled};
 use pg::error::Result;
 use pg::server;
 use pg::shmem::{Guarded, Region, shareable};
+use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub static REGION: Region<Lost, Guarded<Unsettled>> = Region::new(c"keysmith unsettled", none_lost)
@@ -44,13 +44,6 @@ pub fn lost() -> Option<u64> {
     REGION.get().map(|lost| lost.count.load(Relaxed))
 }
 
-/// A keyspace, as the table knows it.
-fn hash_of(keyspace: &[u8]) -> Option<u128> {
-    let mut hasher = hasher()?;
-    hasher.sized(keyspace);
-    Some(hasher.finish())
-}
-
 fn request(id: &[u8; 16]) -> Request {
     Request { id: u128::from_be_bytes(*id), database: server::my_database().to_u32() }
 }
@@ -68,16 +61,14 @@ pub fn remember<'c, 'a: 'c>(
     request_id: &[u8; 16],
     keyspace: &[u8],
     tenant_id: &[u8; 16],
-    taken: impl Iterator<Item = (&'c Claim<'a>, Option<Mark>)>,
+    taken: impl Iterator<Item = &'c Claim<'a>>,
     is_recorded: bool,
 ) {
     let request = request(request_id);
-    let (Some(keyspace), Some((lost, part))) = (hash_of(keyspace), part_of(request)) else {
-        return;
-    };
+    let Some((lost, part)) = part_of(request) else { return };
+    let keyspace = Name::of(keyspace);
     let tenant = u128::from_ne_bytes(*tenant_id) as u64;
     let decided = Decided { request, keyspace, tenant, is_recorded };
-    let taken = taken.map(|(claim, mark)| Taken::of(claim, mark));
     let forgotten = part.write().remember(decided, taken, now());
     if forgotten > 0 {
         lost.count.fetch_add(forgotten, Relaxed);
@@ -94,27 +85,18 @@ pub fn settle(
 ) -> Option<Decided> {
     let request = request(request_id);
     let (table, (_, part)) = (BucketTable::shared()?, part_of(request)?);
-    let theirs: Option<Vec<u128>> = keyspaces
-        .map(|keyspaces| keyspaces.iter().filter_map(|keyspace| hash_of(keyspace)).collect());
-    let is_theirs = |hash| theirs.as_ref().is_none_or(|theirs| theirs.contains(&hash));
+    let is_theirs = |keyspace: &[u8]| {
+        keyspaces.is_none_or(|keyspaces| keyspaces.iter().any(|theirs| **theirs == *keyspace))
+    };
     // No memory is asked for while sessions wait for the lock.
-    let mut known = Vec::with_capacity(PLACES);
+    let mut known = Vec::with_capacity(MOST_LIMITS);
     let decided = part.write().forget(request, now(), is_theirs, |taken| known.push(taken))?;
-    let claims: Vec<Claim> = known.iter().map(Taken::claim).collect();
-    let marks: Vec<Option<Mark>> = known.iter().map(|taken| taken.mark).collect();
-    for claim in each_unit(&claims) {
+    for taken in &known {
+        let mut claim = taken.claim();
         if let Some(used) = used.given(claim.unit) {
             let difference = i64::from(used) - i64::from(claim.weight);
-            table.lock(&claims).settle(now(), &marks, claim.unit, difference);
+            table.lock(slice::from_mut(&mut claim)).settle(now(), difference);
         }
     }
     Some(decided)
-}
-
-/// A claim of each unit: all claims of a request have the same weight in it.
-fn each_unit<'c, 'a>(claims: &'c [Claim<'a>]) -> impl Iterator<Item = &'c Claim<'a>> {
-    claims.iter().enumerate().filter_map(|(n, claim)| {
-        let mut earlier = claims.iter().take(n);
-        (!earlier.any(|other| other.unit == claim.unit)).then_some(claim)
-    })
 }

@@ -3,7 +3,7 @@
 //!
 //! It is stored as a text, `20/1 minute`: so many a window, and as many at once.
 
-use super::limits::{calls, counted_network, length, window};
+use super::limits::{counted_network, leading_number, length, window};
 use crate::gcra::Rate;
 use crate::siphash::SipHasher;
 use std::net::IpAddr;
@@ -15,10 +15,9 @@ pub fn stored_form(rate: Rate) -> String {
 
 /// Reads a stored text. One that can't be read must not count as no limit.
 pub fn stored(text: &[u8]) -> Option<Rate> {
-    let slash = text.iter().position(|byte| *byte == b'/')?;
-    let (limit, window) = text.split_at_checked(slash)?;
-    let limit = calls(limit)?;
-    Rate::new(limit, length(window.get(1..)?)?, limit)
+    let (limit, window) = leading_number(text)?;
+    let limit = u32::try_from(limit).ok()?;
+    Rate::new(limit, length(window.strip_prefix(b"/")?)?, limit)
 }
 
 /// The name of an address's bucket. The hash has begun with what else tells buckets apart.

@@ -237,11 +237,13 @@ fn read_id(text: &[u8]) -> Option<[u8; 16]> {
 }
 
 fn read(line: &[u8]) -> Option<Limit<'_>> {
-    let mut parts = line.splitn(4, |byte| *byte == b'/');
-    let (limit, window, burst) = (parts.next()?, parts.next()?, parts.next()?);
-    let name = parts.next().filter(|name| !name.is_empty())?;
-    let (limit, unit, per) = counted(limit)?;
-    let (limit, burst) = (calls(limit)?, calls(burst)?);
+    let (limit, rest) = leading_number(line)?;
+    let (counted, rest) = split_at_slash(rest)?;
+    let (window, rest) = split_at_slash(rest)?;
+    let (burst, rest) = leading_number(rest)?;
+    let name = rest.strip_prefix(b"/").filter(|name| !name.is_empty())?;
+    let (limit, burst) = (u32::try_from(limit).ok()?, u32::try_from(burst).ok()?);
+    let (unit, per) = if counted.is_empty() { (CALLS, None) } else { unit_and_per(counted)? };
     let bound = if window == TRANSACTION.as_bytes() {
         let is_good = limit == burst && unit == CALLS && (1..=MAX_CONCURRENT).contains(&limit);
         is_good.then_some(Bound::Concurrent(limit))?
@@ -251,41 +253,43 @@ fn read(line: &[u8]) -> Option<Limit<'_>> {
     Some(Limit { name, bound, unit, per })
 }
 
-/// The number, the unit and what is counted separately.
-fn counted(text: &[u8]) -> Option<(&[u8], &[u8], Option<Per>)> {
-    let Some(space) = text.iter().position(|byte| *byte == b' ') else {
-        return Some((text, CALLS, None));
-    };
-    let mut words = text.get(space + 1..)?.splitn(2, |byte| *byte == b' ');
+/// The unit and what is counted separately, as they follow a number.
+fn unit_and_per(text: &[u8]) -> Option<(&[u8], Option<Per>)> {
+    let mut words = text.strip_prefix(b" ")?.splitn(2, |byte| *byte == b' ');
     let unit = words.next().filter(|unit| is_unit(unit))?;
     let per = match words.next() {
         Some(per) => Some(Per::from_name(per)?),
         None => None,
     };
-    Some((text.get(..space)?, unit, per))
+    Some((unit, per))
 }
 
-pub(super) fn calls(text: &[u8]) -> Option<u32> {
-    u32::try_from(number(text)?).ok()
-}
-
+/// The length of a window.
 pub(super) fn length(text: &[u8]) -> Option<u64> {
-    let space = text.iter().position(|byte| *byte == b' ')?;
-    let (count, unit) = text.split_at_checked(space)?;
-    let unit = unit.get(1..)?;
+    let (count, unit) = leading_number(text)?;
+    let unit = unit.strip_prefix(b" ")?;
     let unit = unit.strip_suffix(b"s").unwrap_or(unit);
     let (_, length) = UNITS.iter().find(|(name, _)| name.as_bytes() == unit)?;
-    number(count)?.checked_mul(*length)
+    count.checked_mul(*length)
 }
 
-fn number(text: &[u8]) -> Option<u64> {
-    if text.is_empty() {
-        return None;
+/// The number at the beginning of a text, and the rest.
+pub(super) fn leading_number(text: &[u8]) -> Option<(u64, &[u8])> {
+    /// A number with as many digits always fits.
+    const MOST_DIGITS: usize = 19;
+    let (mut number, mut rest) = (0u64, text);
+    while let [digit @ b'0'..=b'9', after @ ..] = rest {
+        number = number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+        rest = after;
     }
-    text.iter().try_fold(0u64, |number, byte| {
-        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
+    let digits = text.len() - rest.len();
+    (1..=MOST_DIGITS).contains(&digits).then_some((number, rest))
+}
+
+/// What is before the first slash, and what is after it.
+fn split_at_slash(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let slash = text.iter().position(|byte| *byte == b'/')?;
+    Some((text.get(..slash)?, text.get(slash + 1..)?))
 }
 
 #[cfg(test)]
@@ -425,6 +429,11 @@ mod tests {
             "-1/1 hour/1/x",
             "1/1 hour/9999999999/x",
             "1/99999999999999999999 days/1/x",
+            "18446744073709551617/1 hour/1/x",
+            "1/1 hour/18446744073709551617/x",
+            "1/1 hour/1 /x",
+            "1x/1 hour/1/x",
+            "1tokens/1 hour/1/x",
             "1/1 microsecond/1/x",
             "a/1 hour/1/x",
             "1 /1 hour/1/x",

@@ -38,7 +38,7 @@ impl Table {
 
     fn take(&self, claims: &[Claim<'static>], now: u64) -> Admission<'static> {
         let lock = |n: usize| self.0.get(n).map(|part| Guard(part.lock().unwrap()));
-        LockedParts::all(claims, self.0.len(), lock).take(now)
+        LockedParts::all(&mut claims.to_vec(), self.0.len(), lock).take(now)
     }
 }
 
@@ -52,6 +52,7 @@ fn claim(part: u128, bucket: u128, burst: u32) -> Claim<'static> {
         rate,
         bucket: part << 64 | bucket,
         owner: bucket as u64,
+        mark: None,
     }
 }
 
