@@ -156,7 +156,7 @@ def test_what_a_crash_lost_is_not_taken_back(end):
         stored = request(db, key, 1000)
         flush(db)
         # Requests that were decided shortly before the last flush may have waited then.
-        db.rows("UPDATE keysmith_private.charge SET at = at - interval '2 minutes'")
+        db.rows("UPDATE keysmith_private.charge SET at = at - interval '1 hour'")
         lost = [request(db, key, 5000) for _ in range(3)]
         if end == "postmaster":
             crash(cluster, db)
