@@ -44,6 +44,19 @@ def db(quiet):
     quiet.execute("DROP DATABASE settled (FORCE)")
 
 
+@pytest.fixture
+def connect_to(quiet, db):
+    """Opens sessions of the same database."""
+    opened = []
+
+    def open_session(**options):
+        opened.append(session(quiet, "settled", **options))
+        return opened[-1]
+    yield open_session
+    for each in opened:
+        each.session.close()
+
+
 def same_after_a_fold(db, statement):
     flush(db)
     before = db.rows(statement)
@@ -203,3 +216,55 @@ def test_requests_beyond_those_that_are_remembered():
         assert all(settle(db, one, 40) for one in requests)
         assert groups(db) == [(200, 4, 160)]
         assert status(db)["amendments_unmatched"] == 0
+
+
+def test_a_difference_is_added_once(db, connect_to):
+    """The same settlement may be told twice: again after a savepoint was rolled back."""
+    key = prepare(db)
+    one = forgotten(db, key)
+    other = connect_to(autocommit=False)
+    other.rows("SAVEPOINT s")
+    assert settle(other, one, 30)
+    other.rows("ROLLBACK TO s")
+    assert settle(other, one, 30)
+    other.session.commit()
+    assert groups(db) == [(200, 2, 130)]
+    # And what a worker told again adds nothing.
+    assert db.value("SELECT usage_log FROM keysmith_private.charge WHERE request_id = %s", one) == "nothing"
+
+
+def test_a_transaction_with_many_settlements(db, connect_to):
+    """Beyond those that are told to the worker one by one, and as durable as the transaction."""
+    key = prepare(db)
+    db.session.autocommit = True
+    requests = [reported(db, key, 100) for _ in range(1100)]
+    flush(db)
+    other = connect_to(autocommit=False)
+    assert other.value("SELECT count(*) FROM unnest(%s::uuid[]) AS id WHERE keysmith.settle(id, 10)", requests) == 1100
+    other.session.commit()
+    other.rows("SET keysmith.usage_durability = 'commit'")
+    last = reported(db, key, 100)
+    flush(db)
+    assert settle(other, last, 20)
+    other.session.commit()
+    assert groups(db) == [(201, 1101, 11020)]
+    assert db.rows("SELECT requests, spend FROM keysmith.usage_endpoints") == [(1101, 11020)]
+
+
+def test_a_loss_of_a_standby_is_no_loss_of_the_primary(db):
+    key = prepare(db)
+    one = forgotten(db, key)
+    db.rows("""INSERT INTO keysmith_private.usage_incarnation
+                   (incarnation, database, server, started_at, most_waiting, lost_at_most, lost_from, lost_until)
+               SELECT 1, oid, 1, '2000-01-01', 1, 1, '2000-01-01', now() + interval '1 day'
+               FROM pg_database WHERE datname = current_database()""")
+    assert settle(db, one, 30)
+    assert groups(db) == [(200, 2, 130)]
+
+
+def test_nothing_is_added_for_requests_that_may_have_been_dropped(db):
+    key = prepare(db)
+    one = forgotten(db, key)
+    db.rows("UPDATE keysmith_private.usage_incarnation SET dropped_at = now()")
+    assert settle(db, one, 30)
+    assert groups(db) == [(200, 2, 200)]

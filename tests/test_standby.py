@@ -837,7 +837,7 @@ def test_nobody_hands_over_what_was_not_spent(servers):
     aside = count(db, "quarantined")
     statement = "SELECT keysmith.usage_collect('spender', %s, 10, true, 0, %s, 0, '', '')"
     unfit = [record(uuid.uuid4(), **holder, spend=7), record(uuid.uuid4(), **holder, spend=0, kind=COUNTED),
-             record(spent, **holder, spend=8), amendment(spent, 8), amendment(uuid.uuid4(), 7)]
+             amendment(spent, 7), amendment(uuid.uuid4(), 7)]
     db.rows(statement, 61, parcel(*unfit))
     assert count(db, "quarantined") == aside + len(unfit)
     assert db.row(totals, key.key_id) == before
@@ -845,9 +845,27 @@ def test_nobody_hands_over_what_was_not_spent(servers):
     db.rows("DELETE FROM keysmith_private.usage_event WHERE request_id = %s", spent)
     before = db.row(totals, key.key_id)
     for life in (62, 63, 64):
-        db.rows(statement, life, parcel(record(spent, **holder, spend=7, kind=COUNTED), amendment(spent, 7)))
+        db.rows(statement, life, parcel(record(spent, **holder, spend=7, kind=COUNTED)))
     assert db.row(totals, key.key_id) == (before.requests + 1, before.spend + 7)
-    assert count(db, "quarantined") == aside + len(unfit)
+    # What was counted without a row is settled by the server that counted it, and no other key has spent it. Nor
+    # was the request on another day.
+    aside = count(db, "quarantined")
+    other = {**holder, "key_id": db.mint("payer", keyspace="spending").key_id}
+    db.rows(statement, 65, parcel(amendment(spent, 7), record(spent, **other, spend=7), record(spent, **holder, age=DAY)))
+    assert count(db, "quarantined") == aside + 3
+    assert db.row(totals, key.key_id) == (before.requests + 1, before.spend + 7)
+
+
+def test_a_settlement_is_not_undone(servers, holder):
+    _, _, db = servers
+    db.tenant("buyer", credits=Jsonb({"balance": 100}))
+    key = db.mint("buyer")
+    spent = db.one("verify", key.api_key, spend=7).request_id
+    db.call("flush_usage")
+    assert db.value("SELECT keysmith.settle(%s, 2)", spent)
+    db.call("flush_usage")
+    db.rows("SELECT keysmith.usage_collect('undoer', 66, 10, true, 0, %s, 0, '', '')", parcel(amendment(spent, 7)))
+    assert db.value("SELECT spend FROM keysmith.usage WHERE request_id = %s", spent) == 2
 
 
 def test_who_hands_over_makes_no_partitions(servers):

@@ -337,6 +337,18 @@ def test_pages_joined_are_all_rows_in_order(db):
         db.one("usage_fold")
 
 
+def test_busy_hours_of_persons(usage):
+    """Persons of all tenants have the same key, the nil id."""
+    db = usage.db
+    hour = TODAY + timedelta(hours=3)
+    nobody = uuid.UUID(int=0)
+    usage.write([usage.row(at=hour + timedelta(milliseconds=n), key=(nobody, tenant_id))
+                 for n in range(1100) for tenant_id in usage.tenants.values()])
+    assert db.value("SELECT keysmith_private.usage_fold()") > 0
+    marked = {holder for holder, in db.rows("SELECT DISTINCT holder FROM keysmith_private.usage_mark")}
+    assert marked == set(usage.tenants.values())
+
+
 def test_pages_of_a_busy_hour(usage):
     """Pages that use marks: thousands of rows an hour, with late, removed and moved rows, before,
     between and after marks, folded or not."""

@@ -163,7 +163,11 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
         for claim in self.claims.iter().filter(|claim| claim.weight != 0) {
             let part = self.locked.part(claim);
             if let Some(bucket) = part.find(claim.bucket) {
-                let bucket = bucket.at_rate(claim.rate, now).given_back(claim.weight);
+                let bucket = bucket.at_rate(claim.rate, now);
+                // What time has refilled since does not come back.
+                let bucket = claim
+                    .mark
+                    .map_or(bucket, |mark| bucket.given_back_since(mark, now, claim.weight));
                 part.put(claim.bucket, bucket, claim.owner, now);
             }
         }
@@ -417,6 +421,24 @@ mod tests {
             assert!(matches!(take(&parts, &shared, 999_999), Admission::Refused { .. }));
             assert!(matches!(take(&parts, &shared, 1_000_000), Admission::Passed { .. }));
         }
+    }
+
+    #[test]
+    fn what_time_has_refilled_is_not_given_back() {
+        let parts = [4, 4].map(|capacity| RefCell::new(Part::new(capacity)));
+        let rate = Rate::new(1, 1_000_000, 5).unwrap();
+        let of = |weight| [Claim { rate, weight, ..of(b"tokens", 1, 1, 5) }];
+        let mut waiting = of(5);
+        with(&parts, &mut waiting, |parts| parts.take(0));
+        // Others take what is refilled while the decision waits.
+        assert!(matches!(take(&parts, &of(5), 5_000_000), Admission::Passed { .. }));
+        with(&parts, &mut waiting, |parts| parts.give_back(5_000_000));
+        assert!(matches!(take(&parts, &of(1), 5_000_000), Admission::Refused { .. }));
+        // Nothing was refilled.
+        let mut refused = of(5);
+        with(&parts, &mut refused, |parts| parts.take(10_000_000));
+        with(&parts, &mut refused, |parts| parts.give_back(10_000_000));
+        assert!(matches!(take(&parts, &of(5), 10_000_000), Admission::Passed { .. }));
     }
 
     #[test]

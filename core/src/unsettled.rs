@@ -55,7 +55,7 @@ pub struct Request {
 pub struct Decided {
     pub request: Request,
     pub keyspace: Name<MAX_KEYSPACE>,
-    /// The end of its tenant's id, which is random.
+    /// Bits of its tenant's id, which is random.
     pub tenant: u64,
     /// Whether usage has a record of it.
     pub is_recorded: bool,
@@ -179,7 +179,8 @@ impl Unsettled {
     /// Forgets the oldest request if it is too old, or else the oldest one of a tenant with the most.
     fn make_room(&mut self, tenant: u8, now: u64) -> u64 {
         let is_over = self.place(0).is_some_and(|place| is_over(place, now));
-        let rank = if is_over { 0 } else { self.oldest_of_largest(tenant) };
+        let rank = if is_over { Some(0) } else { self.oldest_of_largest(tenant) };
+        let Some(rank) = rank else { return 0 };
         let number = self.number(rank);
         let mut lost = 0;
         while rank < self.in_use && self.number(rank) == number {
@@ -190,16 +191,21 @@ impl Unsettled {
         if is_over { 0 } else { lost }
     }
 
-    /// The oldest request of a tenant with the most; of the one that asks for room, if it has as many.
-    fn oldest_of_largest(&self, asking: u8) -> usize {
+    /// The oldest request of a tenant with the most; of the one that asks for room, if it has as many. A
+    /// request with many limits does not make room for itself.
+    fn oldest_of_largest(&self, asking: u8) -> Option<usize> {
         let count = |tenant: u8| self.counts.get(usize::from(tenant)).copied();
         let most = self.counts.iter().copied().max();
         let asks_itself = count(asking) == most;
-        let gives = |n: &u8| {
-            let tenant = self.tenants.get(usize::from(*n)).copied().unwrap_or_default();
-            if asks_itself { tenant == asking } else { count(tenant) == most }
+        let oldest = |gives: &dyn Fn(u8) -> bool| {
+            let mut order = self.order.iter().take(self.in_use).map(|n| usize::from(*n));
+            order.position(|n| {
+                self.tenants.get(n).is_some_and(|tenant| gives(*tenant))
+                    && self.numbers.get(n) != Some(&self.number)
+            })
         };
-        self.order.iter().take(self.in_use).position(gives).unwrap_or_default()
+        oldest(&|tenant| if asks_itself { tenant == asking } else { count(tenant) == most })
+            .or_else(|| oldest(&|_| true))
     }
 
     /// The place of a rank in the order.
@@ -317,6 +323,21 @@ mod tests {
         let [of_two] = known(&mut part, request(2), KEPT)[..] else { panic!() };
         let claim = of_two.claim();
         assert_eq!((claim.unit, claim.weight, claim.bucket), (&b"tokens"[..], 6, 7));
+    }
+
+    #[test]
+    fn a_request_with_many_limits_makes_no_room_for_itself() {
+        let mut part = Unsettled::new(3);
+        for id in 1..=2 {
+            let one = taken(b"a", 1);
+            assert_eq!(
+                part.remember(Decided { tenant: id, ..decided(id.into()) }, one.iter(), 0),
+                0
+            );
+        }
+        let nine = [taken(b"a", 1).unwrap(); 9];
+        assert_eq!(part.remember(decided(3), nine.iter(), 1), 2);
+        assert_eq!(known(&mut part, request(3), 2).len(), 9);
     }
 
     #[test]

@@ -448,6 +448,8 @@ BEGIN
         SELECT e.*, u.endpoint IS NOT NULL AS is_known
         FROM endpoints e
         LEFT JOIN keysmith_private.usage_endpoint_day u USING (tenant_id, period, environment, method, endpoint)
+        -- A request that was taken back meanwhile takes no room.
+        WHERE u.endpoint IS NOT NULL OR e.requests <> 0 OR e.spend <> 0
     ), room AS (
         SELECT tenant_id, period, environment, most_endpoints - (
                    SELECT count(*) FROM keysmith_private.usage_endpoint_day u
@@ -473,8 +475,9 @@ BEGIN
             spend = keysmith_private.to_bigint(u.spend::numeric + excluded.spend)
     ), changed AS (
         SELECT tenant_id, holder, period, min(changed_from) AS changed_from
-        FROM keys, unnest(ARRAY[key_id, tenant_id]) AS holder
-        WHERE changed_from IS NOT NULL GROUP BY 1, 2, 3
+        -- Persons of all tenants have the same key, the nil id. Nobody pages its requests.
+        FROM keys, unnest(ARRAY[nullif(key_id, '00000000-0000-0000-0000-000000000000'), tenant_id]) AS holder
+        WHERE changed_from IS NOT NULL AND holder IS NOT NULL GROUP BY 1, 2, 3
     )
     SELECT (SELECT coalesce(sum(deltas), 0) FROM (SELECT deltas FROM keys UNION ALL
                                                   SELECT deltas FROM endpoints) AS summed),

@@ -49,7 +49,7 @@ pub fn note(request_id: &[u8; 16], cost: i64) {
     }
     let count = SETTLED.with_borrow(Vec::len);
     if count >= MOST && transaction::nest_level() == 1 {
-        amend_rows();
+        amend_rows(Totals::Changed);
         // Those without a row are of requests that are not stored yet. These are few.
         let too_many = SETTLED.with_borrow_mut(|settled| {
             let too_many = settled.len().saturating_sub(MOST / 2);
@@ -70,8 +70,10 @@ pub fn note(request_id: &[u8; 16], cost: i64) {
 pub fn before_commit() {
     let count = SETTLED.with_borrow(Vec::len);
     if count == 0 {
-    } else if count > MOST_SENT || settings::is_durable() || worker_slot::place().is_none() {
-        amend_rows();
+    } else if worker_slot::place().is_none() {
+        amend_rows(Totals::Changed);
+    } else if count > MOST_SENT || settings::is_durable() {
+        amend_rows(Totals::Kept);
     } else {
         keep_valid();
     }
@@ -81,7 +83,7 @@ pub fn before_commit() {
 /// yet keeps what it spent at first.
 pub fn before_prepare() {
     if SETTLED.with_borrow(|settled| !settled.is_empty()) {
-        amend_rows();
+        amend_rows(Totals::Changed);
         SETTLED.take().iter().for_each(|_| count_unmatched());
     }
 }
@@ -133,12 +135,21 @@ fn keep_valid() {
                 && row.bigint(columns::charge::settled) == Some(settled.spend)
         })
     };
-    let valid = settled.into_iter().filter(is_valid).collect();
+    let mut seen = HashSet::new();
+    let valid = settled.into_iter().filter(is_valid).filter(|one| seen.insert(one.request_id));
+    let valid = valid.collect();
     SETTLED.replace(valid);
 }
 
-/// Amends the rows that are stored, and the totals of requests without rows. Keeps the others.
-fn amend_rows() {
+/// Whether totals of requests without rows change in the transaction, though the worker may know them better.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Totals {
+    Changed,
+    Kept,
+}
+
+/// Amends the rows that are stored. Keeps what is told to the worker after the commit.
+fn amend_rows(totals: Totals) {
     keep_valid();
     let told: HashMap<[u8; 16], Learned> = SETTLED.with_borrow(|settled| {
         settled.iter().map(|settled| (settled.request_id, settled.told())).collect()
@@ -152,8 +163,10 @@ fn amend_rows() {
             catalog.as_owner(|| {
                 insert::be_brief();
                 let mut unmatched = insert::amend(&told)?;
-                let counted = store::settled::count(&unmatched)?;
-                unmatched.retain(|request_id| !counted.contains(request_id));
+                if totals == Totals::Changed {
+                    let counted = store::settled::count(&unmatched)?;
+                    unmatched.retain(|request_id| !counted.contains(request_id));
+                }
                 Ok(unmatched)
             })
         })

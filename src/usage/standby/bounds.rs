@@ -6,7 +6,9 @@
 use crate::usage::settings;
 use crate::usage::standby::load::Incarnation;
 use keysmith_core::event::{self, Event, Learned, Record};
+use keysmith_core::lists;
 use keysmith_core::policy::verdict::Reason;
+use keysmith_core::policy::weights::MAX_WEIGHT;
 use keysmith_core::request_id;
 use keysmith_core::unknown_tally::Count;
 use pg::clock::{DAY, now};
@@ -18,6 +20,8 @@ use std::collections::{HashMap, HashSet};
 const AHEAD: i64 = DAY;
 const KEPT: i64 = 90 * DAY;
 const LONGEST_LATENCY: i64 = 30 * DAY;
+/// The time of a request, and that in its id.
+const MOST_APART: u64 = 60_000_000;
 
 /// Of one call: as many as a batch can have, and as many as a server tells apart.
 pub const MOST_RECORDS: usize = 100_000;
@@ -38,8 +42,16 @@ struct Facts {
     keys: HashMap<[u8; 16], KeyFacts>,
     /// The keyspaces of the tenants of persons.
     tenants: HashMap<[u8; 16], Vec<u8>>,
-    /// What requests spent: when they were decided, or when they were settled.
-    charges: HashSet<([u8; 16], i64)>,
+    charges: HashMap<[u8; 16], Charge>,
+}
+
+/// What a request spent.
+struct Charge {
+    key_id: [u8; 16],
+    /// As it was settled, if it was.
+    spend: i64,
+    /// Whether it was counted without a row. Its server knows whether its totals have what it cost.
+    is_counted: bool,
 }
 
 /// A key's tenant, keyspace and environment. Its records must have the same.
@@ -75,22 +87,27 @@ pub fn sort(records: Vec<(i64, Record<'_>)>) -> Result<Sorted<'_>> {
     let mut sorted = Sorted { fit: Vec::with_capacity(records.len()), unfit: Vec::new() };
     for (number, record) in records {
         let (record, fault) = match record {
-            Record::Event(event) => {
+            Record::Event(mut event) => {
                 let fault = fault_of_event(&event, &facts, kept_from..now + AHEAD);
-                let fault = fault.or(facts.fault_of_spend(&event.request_id, &event.learned));
+                let by_key = |charge: &Charge| charge.key_id == event.key_id;
+                let spend = facts.spend(&event.request_id, &event.learned, by_key);
+                let fault = fault.or(spend.err());
+                event.learned.spend = spend.unwrap_or_default();
                 // A clock that is ahead costs no record.
                 let at = event.at.min(now);
                 let is_counted_only = facts.is_counted_only(&event);
                 let outcome = known_reason(event.outcome);
                 (Record::Event(Event { at, outcome, is_counted_only, ..event }), fault)
             }
-            Record::Amendment { request_id, ref told, .. } => {
+            Record::Amendment { request_id, at, mut told } => {
                 let moment = request_id::moment(&request_id);
                 let is_possible =
                     moment.is_some_and(|moment| (now - KEPT..now + AHEAD).contains(&moment));
                 let fault = (!is_possible).then_some("no request can have that name");
-                let fault = fault.or(fault_of(told));
-                (record, fault.or(facts.fault_of_spend(&request_id, told)))
+                let spend = facts.spend(&request_id, &told, |charge| !charge.is_counted);
+                let fault = fault.or(fault_of(&told)).or(spend.err());
+                told.spend = spend.unwrap_or_default();
+                (Record::Amendment { request_id, at, told }, fault)
             }
         };
         match fault {
@@ -109,10 +126,18 @@ impl Facts {
         event.is_counted_only && event.learned.spend.is_none() && is_of_such()
     }
 
-    fn fault_of_spend(&self, request_id: &[u8; 16], learned: &Learned) -> Option<&'static str> {
-        let is_known = |spend| self.charges.contains(&(*request_id, spend));
-        let is_unknown = learned.spend.is_some_and(|spend| !is_known(spend));
-        is_unknown.then_some("nothing is known of what it spent")
+    /// What a request spent, if it spent anything, in place of what is told.
+    fn spend(
+        &self,
+        request_id: &[u8; 16],
+        told: &Learned,
+        fits: impl Fn(&Charge) -> bool,
+    ) -> std::result::Result<Option<i64>, &'static str> {
+        if told.spend.is_none() {
+            return Ok(None);
+        }
+        let charge = self.charges.get(request_id).filter(|charge| fits(charge));
+        charge.map(|charge| Some(charge.spend)).ok_or("nothing is known of what it spent")
     }
 }
 
@@ -129,7 +154,10 @@ fn fault_of_event(
         }),
         Some(_) => facts.tenants.get(&event.tenant_id).is_some_and(|of| of == event.keyspace),
     };
-    if !times.contains(&event.at) {
+    // Rows of one request are found by the day of its id.
+    let moment = request_id::moment(&event.request_id);
+    let is_of_then = moment.is_none_or(|moment| moment.abs_diff(event.at) < MOST_APART);
+    if !times.contains(&event.at) || event.person.is_none() && !is_of_then {
         Some("the time is out of bounds")
     } else if !is_theirs {
         Some(if event.person.is_some() {
@@ -149,8 +177,10 @@ fn fault_of(learned: &Learned) -> Option<&'static str> {
     let is_within = learned.status.is_none_or(|status| (100..=999).contains(&status))
         && learned.latency.is_none_or(|latency| (0..=LONGEST_LATENCY).contains(&latency))
         && length(learned.method) <= event::MOST_METHOD
-        && length(learned.endpoint) <= event::MOST_ENDPOINT;
-    (!is_within).then_some("the status, latency, method or endpoint is out of bounds")
+        && length(learned.endpoint) <= event::MOST_ENDPOINT
+        && lists::units(learned.weights.unwrap_or_default())
+            .all(|(_, weight)| weight <= MAX_WEIGHT);
+    (!is_within).then_some("the status, latency, method, endpoint or weights are out of bounds")
 }
 
 /// Whether this can be a reason.
@@ -208,11 +238,17 @@ fn facts(records: &[(i64, Record)]) -> Result<Facts> {
     let charges = match spenders.as_slice() {
         [] => Vec::new(),
         spenders => spi::all(
-            "SELECT c.request_id, least(s.spend, $2)
-             FROM keysmith_private.charge c, LATERAL (VALUES (c.spend), (c.settled)) AS s (spend)
-             WHERE c.request_id = ANY ($1) AND s.spend IS NOT NULL",
+            "SELECT request_id, key_id, least(coalesce(settled, spend), $2), usage_log = 'totals'
+             FROM keysmith_private.charge WHERE request_id = ANY ($1)",
             &[Param::uuids(Some(spenders)), Param::bigint(Some(event::MOST_SPEND))],
-            |row| Some((row.uuid(1)?, row.bigint(2)?)),
+            |row| {
+                let charge = Charge {
+                    key_id: row.uuid(2)?,
+                    spend: row.bigint(3)?,
+                    is_counted: row.boolean(4),
+                };
+                Some((row.uuid(1)?, charge))
+            },
         )?,
     };
     Ok(Facts {

@@ -9,7 +9,6 @@ use crate::usage::store::deltas;
 use crate::usage::store::partitions;
 use crate::usage::store::partitions::with_events;
 use crate::usage::store::rows;
-use crate::usage::store::settled;
 use crate::usage::store::totalled_tags;
 use keysmith_core::counted::{Counted, Kept};
 use keysmith_core::event::{Event, Learned, Person, Record};
@@ -44,8 +43,8 @@ pub struct Stored {
     pub unmatched: HashSet<[u8; 16]>,
     /// Those of amendments that come too late for a request without a row.
     pub given_up: HashSet<[u8; 16]>,
-    /// Those of requests without a row whose costs changed totals all the same.
-    pub settled: HashSet<[u8; 16]>,
+    /// Those of `unmatched` that say what a request cost.
+    pub costs: HashSet<[u8; 16]>,
     /// Records of requests without rows, which later reports may change.
     pub kept: Vec<Kept>,
 }
@@ -136,11 +135,8 @@ pub fn records(
         }
         Numbers::OfQueue { .. } | Numbers::Received { .. } => amend(&told)?,
     };
-    if matches!(numbers, Numbers::OfQueue { .. }) {
-        let has_cost = |id: &&[u8; 16]| told.get(*id).is_some_and(|told| told.spend.is_some());
-        let costs = stored.unmatched.iter().filter(has_cost).copied().collect();
-        stored.settled = settled::count(&costs)?;
-    }
+    let has_cost = |id: &&[u8; 16]| told.get(*id).is_some_and(|told| told.spend.is_some());
+    stored.costs = stored.unmatched.iter().filter(has_cost).copied().collect();
     Ok(stored)
 }
 

@@ -10,6 +10,7 @@ use crate::usage::settings;
 use crate::usage::store::insert::{self, Numbers, Stored};
 use crate::usage::store::partitions;
 use crate::usage::store::quarantine;
+use crate::usage::store::settled;
 use crate::usage::store::unknown_rows;
 use crate::usage::transaction::{Failure, Outcome, transaction};
 use crate::usage::worker::backoff::{self, Backoff};
@@ -69,7 +70,7 @@ fn unmatched(records: &[(i64, Record)], stored: &Stored) -> Unmatched {
     let now = now();
     for (_, record) in records {
         let Record::Amendment { request_id, at, told } = record else { continue };
-        if told.spend.is_some() && stored.settled.contains(request_id) {
+        if told.spend.is_some() && stored.costs.contains(request_id) {
             continue;
         }
         if stored.given_up.contains(request_id) {
@@ -206,7 +207,7 @@ impl Flusher {
         let incarnation = self.queue.incarnation;
         let dropped = self.queue.with(self.place, |database| database.counters.dropped);
         transaction("storing", || {
-            let stored =
+            let mut stored =
                 insert::records(records, Numbers::OfQueue { incarnation }, Some(&self.counted))?;
             self.incarnation.note(&Progress {
                 from: self.stored_up_to,
@@ -214,6 +215,8 @@ impl Flusher {
                 stored: stored.events,
                 dropped: dropped.unwrap_or_default(),
             })?;
+            // It depends on what is noted.
+            stored.costs = settled::count(&stored.costs)?;
             Ok(stored)
         })
     }
