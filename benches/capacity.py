@@ -212,7 +212,7 @@ def page(found, writers, hour, version, took):
         times.append([name, *(f"{time:,.0f} s" for call in spent for time in call)])
         a_day = a_second * DAY
         days.append([name, f"{a_day / 1e6:,.0f} million", amount(a_day * row), amount(a_day * each(logged, "wal")),
-                     f"{(spent[1][0] + spent[1][1]) * a_second / 1e4:.2g} %"])
+                     f"{float(f'{(spent[1][0] + spent[1][1]) * a_second / 1e4:.2g}'):g} %"])
     columns = [column for call in CALLS for column in (call, "its worker", "without rows")]
     return f"""\
 {report.markdown_table(["a request leaves", *CALLS], left)}
