@@ -847,8 +847,7 @@ def test_nobody_hands_over_what_was_not_spent(servers):
     for life in (62, 63, 64):
         db.rows(statement, life, parcel(record(spent, **holder, spend=7, kind=COUNTED)))
     assert db.row(totals, key.key_id) == (before.requests + 1, before.spend + 7)
-    # What was counted without a row is settled by the server that counted it, and no other key has spent it. Nor
-    # was the request on another day.
+    # The server that counted it without a row settles it. No other key has spent it, and it was on no other day.
     aside = count(db, "quarantined")
     other = {**holder, "key_id": db.mint("payer", keyspace="spending").key_id}
     db.rows(statement, 65, parcel(amendment(spent, 7), record(spent, **other, spend=7), record(spent, **holder, age=DAY)))

@@ -164,7 +164,7 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
             let part = self.locked.part(claim);
             if let Some(bucket) = part.find(claim.bucket) {
                 let bucket = bucket.at_rate(claim.rate, now);
-                // What time has refilled since does not come back.
+                // Time has refilled some of it, which does not come back.
                 let bucket = claim
                     .mark
                     .map_or(bucket, |mark| bucket.given_back_since(mark, now, claim.weight));

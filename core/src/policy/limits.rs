@@ -286,7 +286,7 @@ pub(super) fn leading_number(text: &[u8]) -> Option<(u64, &[u8])> {
     (1..=MOST_DIGITS).contains(&digits).then_some((number, rest))
 }
 
-/// What is before the first slash, and what is after it.
+/// Splits a line at its first slash.
 fn split_at_slash(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let slash = text.iter().position(|byte| *byte == b'/')?;
     Some((text.get(..slash)?, text.get(slash + 1..)?))

@@ -126,7 +126,7 @@ impl Facts {
         event.is_counted_only && event.learned.spend.is_none() && is_of_such()
     }
 
-    /// What a request spent, if it spent anything, in place of what is told.
+    /// The credits that a request spent, by its charge, if it is said to have spent any.
     fn spend(
         &self,
         request_id: &[u8; 16],
