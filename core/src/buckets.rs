@@ -82,20 +82,20 @@ pub struct Part {
     /// Places from here on were never used. Places that were given up are in a chain.
     begun: u16,
     given_up: u16,
-    counts: Counts,
+    counts: Occupied,
     chains: [u16; PLACES],
     places: [Place; PLACES],
 }
 
 /// How many places are taken.
-struct Counts {
+struct Occupied {
     of_crowds: u16,
     /// Those of a site are counted for its crowd, too.
     of_owners: [u16; COUNTERS],
 }
 
-impl Counts {
-    /// Counts a place that its owner has got, or has given up.
+impl Occupied {
+    /// Occupied a place that its owner has got, or has given up.
     fn change(&mut self, owner: Owner, by: impl Fn(u16) -> u16) {
         let whole = whole(owner);
         let others = (owner != whole).then_some(owner);
@@ -119,7 +119,7 @@ impl Part {
             occupied: 0,
             begun: 0,
             given_up: NONE,
-            counts: Counts { of_crowds: 0, of_owners: [0; COUNTERS] },
+            counts: Occupied { of_crowds: 0, of_owners: [0; COUNTERS] },
             chains: [NONE; PLACES],
             places: [VACANT; PLACES],
         }
@@ -320,11 +320,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn one_owner_has_a_quarter_and_newcomers_get_in() {
-        let mut part = Part::new(PLACES);
+    /// Puts buckets of an owner until there is no room for another, and returns their number. Each has a new name.
+    fn filler() -> impl FnMut(&mut Part, Owner) -> usize {
         let mut name = 0u128;
-        let mut fill = |part: &mut Part, owner: Owner| {
+        move |part, owner| {
             let mut put = 0;
             loop {
                 name += 1;
@@ -333,7 +332,13 @@ mod tests {
                 }
                 put += 1;
             }
-        };
+        }
+    }
+
+    #[test]
+    fn one_owner_has_a_quarter_and_newcomers_get_in() {
+        let mut part = Part::new(PLACES);
+        let mut fill = filler();
         let alone = fill(&mut part, 1);
         assert!((PLACES / 4 - 1..=PLACES / 4 + 1).contains(&alone), "{alone}");
         for owner in 2..20 {
@@ -345,17 +350,7 @@ mod tests {
     #[test]
     fn crowds_leave_half_of_the_places_to_others() {
         let mut part = Part::new(PLACES);
-        let mut name = 0u128;
-        let mut fill = |part: &mut Part, owner: Owner| {
-            let mut put = 0;
-            loop {
-                name += 1;
-                if !part.put(name, used(0), owner, 0) {
-                    return put;
-                }
-                put += 1;
-            }
-        };
+        let mut fill = filler();
         let crowd = |owner: Owner| crowd_of(owner << 20);
         let alone = fill(&mut part, crowd(1));
         assert!((PLACES / 4 - 1..=PLACES / 4 + 1).contains(&alone), "{alone}");
@@ -369,17 +364,7 @@ mod tests {
     #[test]
     fn a_site_leaves_room_in_its_crowd_to_others() {
         let mut part = Part::new(PLACES);
-        let mut name = 0u128;
-        let mut fill = |part: &mut Part, owner: Owner| {
-            let mut put = 0;
-            loop {
-                name += 1;
-                if !part.put(name, used(0), owner, 0) {
-                    return put;
-                }
-                put += 1;
-            }
-        };
+        let mut fill = filler();
         let crowd = crowd_of(1 << 40);
         let of_one = fill(&mut part, of_site(crowd, 1));
         assert!((PLACES / 16..=PLACES / 12).contains(&of_one), "{of_one}");

@@ -110,11 +110,11 @@ pub enum Admission<'a> {
 /// The claims of a decision, and their parts. `G` keeps a part locked.
 pub struct LockedParts<'c, 'a, G> {
     claims: &'c mut [Claim<'a>],
-    locked: Locked<G>,
+    locked: Parts<G>,
 }
 
 /// The parts that are locked, with their numbers.
-struct Locked<G> {
+struct Parts<G> {
     parts: usize,
     /// Most decisions have one limit. Then no memory is asked for.
     first: Option<(usize, G)>,
@@ -130,7 +130,7 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
         parts: usize,
         lock: impl Fn(usize) -> Option<G>,
     ) -> LockedParts<'c, 'a, G> {
-        let mut locked = Locked { parts, first: None, others: Vec::new() };
+        let mut locked = Parts { parts, first: None, others: Vec::new() };
         if let [claim] = claims {
             let n = claim.part(parts);
             locked.first = lock(n).map(|part| (n, part));
@@ -177,8 +177,11 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
     /// was let through. False if there is no room for a bucket.
     pub fn settle(&mut self, now: u64, difference: i64) -> bool {
         let amount = u32::try_from(difference.unsigned_abs()).unwrap_or(u32::MAX);
+        if amount == 0 {
+            return true;
+        }
         let mut is_settled = true;
-        for claim in self.claims.iter().filter(|_| amount != 0) {
+        for claim in self.claims.iter() {
             let part = self.locked.part(claim);
             let before = part.find(claim.bucket);
             // The limit may have been altered: a bucket keeps the rate that it has now.
@@ -244,7 +247,7 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
     }
 }
 
-impl<G: DerefMut<Target = Part>> Locked<G> {
+impl<G: DerefMut<Target = Part>> Parts<G> {
     /// False if there is no room for the bucket.
     fn take(&mut self, claim: &mut Claim, now: u64) -> bool {
         let part = self.part(claim);

@@ -5,12 +5,13 @@
 //! it is only known that they are counted: a report about one needs no search for a row.
 
 use crate::event::{Event, Record};
+use crate::unsettled;
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// How long a request can be settled, in microseconds.
-pub const KEPT: i64 = 15 * 60 * 1_000_000;
+const KEPT: i64 = unsettled::KEPT as i64;
 /// How many requests are known to be counted, at most.
 const MARKS: usize = 1 << 16;
 

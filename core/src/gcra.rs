@@ -189,7 +189,7 @@ impl Bucket {
     }
 
     /// The bucket after a call was given back.
-    pub fn given_back(self, weight: u32) -> Bucket {
+    fn given_back(self, weight: u32) -> Bucket {
         Bucket { full_at: self.full_at.saturating_sub(self.rate.parts(weight)), ..self }
     }
 

@@ -55,7 +55,7 @@ pub struct Request {
 pub struct Decided {
     pub request: Request,
     pub keyspace: Name<MAX_KEYSPACE>,
-    /// Bits of its tenant's id, which is random.
+    /// The end of its tenant's id, which is random.
     pub tenant: u64,
     /// Whether usage has a record of it.
     pub is_recorded: bool,
@@ -63,7 +63,7 @@ pub struct Decided {
 
 /// What a request took from one limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Taken {
+pub struct Taking {
     unit: Name<MAX_NAME>,
     weight: u32,
     rate: Rate,
@@ -72,15 +72,15 @@ pub struct Taken {
     mark: Option<Mark>,
 }
 
-impl Taken {
-    fn of(claim: &Claim) -> Taken {
+impl Taking {
+    fn of(claim: &Claim) -> Taking {
         let Claim { weight, rate, bucket, owner, mark, .. } = *claim;
-        Taken { unit: Name::of(claim.unit), weight, rate, bucket, owner, mark }
+        Taking { unit: Name::of(claim.unit), weight, rate, bucket, owner, mark }
     }
 
     /// The claim that took it.
     pub fn claim(&self) -> Claim<'_> {
-        let Taken { weight, rate, bucket, owner, mark, .. } = *self;
+        let Taking { weight, rate, bucket, owner, mark, .. } = *self;
         Claim { name: b"", unit: self.unit.as_bytes(), rate, weight, bucket, owner, mark }
     }
 }
@@ -89,7 +89,7 @@ impl Taken {
 struct Place {
     decided: Decided,
     at: u64,
-    taken: [Option<Taken>; LIMITS],
+    taken: [Option<Taking>; LIMITS],
 }
 
 /// Tenants are told apart by a byte of their id. Two that have the same count as one.
@@ -167,7 +167,7 @@ impl Unsettled {
         ) {
             let place = place.insert(Place { decided, at: now, taken: [None; LIMITS] });
             for (to, claim) in place.taken.iter_mut().zip(taken) {
-                *to = Some(Taken::of(claim));
+                *to = Some(Taking::of(claim));
             }
             (*number, *of) = (self.number, tenant);
             *count += 1;
@@ -243,7 +243,7 @@ impl Unsettled {
         request: Request,
         now: u64,
         is_theirs: impl Fn(&[u8]) -> bool,
-        mut with: impl FnMut(Taken),
+        mut with: impl FnMut(Taking),
     ) -> Option<Decided> {
         let mut found = None;
         let is_it = |known: &Place| {
@@ -301,7 +301,7 @@ mod tests {
         part.remember(decided, taken.iter(), now)
     }
 
-    fn known(part: &mut Unsettled, request: Request, now: u64) -> Vec<Taken> {
+    fn known(part: &mut Unsettled, request: Request, now: u64) -> Vec<Taking> {
         let mut all = Vec::new();
         let push = |taken| all.push(taken);
         let found = part.forget(request, now, |keyspace| keyspace == b"8", push);
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(remember(&mut part, decided(2), taken(b"tokens", 6), 0), 0);
         assert!(known(&mut part, Request { database: 2, ..request(1) }, 0).is_empty());
         assert!(part.forget(request(1), 0, |keyspace| keyspace == b"9", |_| ()).is_none());
-        assert_eq!(known(&mut part, request(1), 0), two.each_ref().map(Taken::of));
+        assert_eq!(known(&mut part, request(1), 0), two.each_ref().map(Taking::of));
         assert!(known(&mut part, request(1), 0).is_empty());
         let [of_two] = known(&mut part, request(2), KEPT)[..] else { panic!() };
         let claim = of_two.claim();
@@ -370,7 +370,7 @@ mod tests {
             part.remember(decided(2), remembered.clone(), 0);
             let mut found = Vec::new();
             assert!(part.forget(request(2), 0, |_| true, |taken| found.push(taken)).is_some());
-            assert_eq!(found, remembered.map(Taken::of).collect::<Vec<_>>());
+            assert_eq!(found, remembered.map(Taking::of).collect::<Vec<_>>());
             assert_eq!(part.in_use, 0);
         }
     }

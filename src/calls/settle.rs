@@ -61,14 +61,14 @@ fn settle_credits(catalog: &Catalog, request_id: &[u8; 16], cost: i64) -> Result
     }
     let deadline = Deadline::after(settings::spend_timeout());
     let by_id = ScanKey::uuid(columns::charge::request_id, request_id);
-    let read = |row: &Row| Charge::read(catalog, row);
+    let read = |row: &Row| ChargeRow::read(catalog, row);
     let seen = {
         let snapshot = Snapshot::now();
         let relation = catalog.tables.charge.open();
         let mut scan = relation.scan(&snapshot, [by_id]);
         scan.next().and_then(|row| read(&row))
     };
-    let Some(Charge { credit_id, .. }) = seen else { return Ok(false) };
+    let Some(ChargeRow { credit_id, .. }) = seen else { return Ok(false) };
     // There is none if the credits were taken away meanwhile. Then nothing is owed.
     let by_credit = ScanKey::uuid(columns::credit::credit_id, &credit_id);
     let purse = locked(catalog.tables.credit_by_id, by_credit, deadline, Purse::read)?;
@@ -99,17 +99,17 @@ fn settle_credits(catalog: &Catalog, request_id: &[u8; 16], cost: i64) -> Result
 }
 
 /// A charge that can be settled.
-struct Charge {
+struct ChargeRow {
     credit_id: [u8; 16],
     spend: i64,
     /// The keyspace's `usage_log` when it was decided.
     usage_log: UsageLog,
 }
 
-impl Charge {
+impl ChargeRow {
     /// `None` if the request was settled already, is too old, or is one that the caller's role may not
     /// decide about.
-    fn read(catalog: &Catalog, row: &Row) -> Option<Charge> {
+    fn read(catalog: &Catalog, row: &Row) -> Option<ChargeRow> {
         use columns::charge as column;
         let is_settled = row.timestamp(column::settled_at).is_some();
         let at = row.timestamp(column::at)?;
@@ -118,7 +118,7 @@ impl Charge {
         if is_settled || is_old || !access::may_decide(catalog, keyspace) {
             return None;
         }
-        Some(Charge {
+        Some(ChargeRow {
             credit_id: row.uuid(column::credit_id)?,
             spend: row.bigint(column::spend)?,
             usage_log: UsageLog::named(row.bytes(column::usage_log)),

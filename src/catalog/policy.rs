@@ -20,6 +20,7 @@ use pg::error::Result;
 use pg::scan::{Row, ScanKey, Snapshot, Varlena, Version, transactions_ended};
 use pg::text;
 use pg::varlena::{self, ArrayView};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -39,7 +40,8 @@ pub enum EmptyScopes {
 }
 
 /// The requests of known keys that are recorded.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum UsageLog {
     Everything,
     /// All are counted; few leave a row.

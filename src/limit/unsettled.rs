@@ -67,7 +67,7 @@ pub fn remember<'c, 'a: 'c>(
     let request = request(request_id);
     let Some((lost, part)) = part_of(request) else { return };
     let keyspace = Name::of(keyspace);
-    let tenant = u128::from_ne_bytes(*tenant_id) as u64;
+    let tenant = u128::from_be_bytes(*tenant_id) as u64;
     let decided = Decided { request, keyspace, tenant, is_recorded };
     let forgotten = part.write().remember(decided, taken, now());
     if forgotten > 0 {

@@ -9,6 +9,7 @@ use super::json;
 use super::key::{self, MAX_SCOPES};
 use super::limits::{self, FailureLimit, Limits};
 use super::patch::{self, Columns, Patch};
+use crate::catalog::policy::UsageLog;
 use crate::usage::session::worker_slot;
 use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::policy::expression::Expression;
@@ -125,15 +126,6 @@ enum AtMax {
 enum UnlistedRoutes {
     AnyKey,
     Refuse,
-}
-
-#[derive(Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum UsageLog {
-    Everything,
-    Totals,
-    Refusals,
-    Nothing,
 }
 
 /// The features that a plan may include.

@@ -42,11 +42,11 @@ struct Facts {
     keys: HashMap<[u8; 16], KeyFacts>,
     /// The keyspaces of the tenants of persons.
     tenants: HashMap<[u8; 16], Vec<u8>>,
-    charges: HashMap<[u8; 16], Charge>,
+    charges: HashMap<[u8; 16], Spent>,
 }
 
 /// What a request spent.
-struct Charge {
+struct Spent {
     key_id: [u8; 16],
     /// As it was settled, if it was.
     spend: i64,
@@ -89,7 +89,7 @@ pub fn sort(records: Vec<(i64, Record<'_>)>) -> Result<Sorted<'_>> {
         let (record, fault) = match record {
             Record::Event(mut event) => {
                 let fault = fault_of_event(&event, &facts, kept_from..now + AHEAD);
-                let by_key = |charge: &Charge| charge.key_id == event.key_id;
+                let by_key = |charge: &Spent| charge.key_id == event.key_id;
                 let spend = facts.spend(&event.request_id, &event.learned, by_key);
                 let fault = fault.or(spend.err());
                 event.learned.spend = spend.unwrap_or_default();
@@ -131,7 +131,7 @@ impl Facts {
         &self,
         request_id: &[u8; 16],
         told: &Learned,
-        fits: impl Fn(&Charge) -> bool,
+        fits: impl Fn(&Spent) -> bool,
     ) -> std::result::Result<Option<i64>, &'static str> {
         if told.spend.is_none() {
             return Ok(None);
@@ -242,7 +242,7 @@ fn facts(records: &[(i64, Record)]) -> Result<Facts> {
              FROM keysmith_private.charge WHERE request_id = ANY ($1)",
             &[Param::uuids(Some(spenders)), Param::bigint(Some(event::MOST_SPEND))],
             |row| {
-                let charge = Charge {
+                let charge = Spent {
                     key_id: row.uuid(2)?,
                     spend: row.bigint(3)?,
                     is_counted: row.boolean(4),

@@ -43,8 +43,6 @@ pub struct Stored {
     pub unmatched: HashSet<[u8; 16]>,
     /// Those of amendments that come too late for a request without a row.
     pub given_up: HashSet<[u8; 16]>,
-    /// Those of `unmatched` that say what a request cost.
-    pub costs: HashSet<[u8; 16]>,
     /// Records of requests without rows, which later reports may change.
     pub kept: Vec<Kept>,
 }
@@ -135,8 +133,6 @@ pub fn records(
         }
         Numbers::OfQueue { .. } | Numbers::Received { .. } => amend(&told)?,
     };
-    let has_cost = |id: &&[u8; 16]| told.get(*id).is_some_and(|told| told.spend.is_some());
-    stored.costs = stored.unmatched.iter().filter(has_cost).copied().collect();
     Ok(stored)
 }
 

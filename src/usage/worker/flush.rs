@@ -18,6 +18,7 @@ use keysmith_core::counted::Counted;
 use keysmith_core::event::Record;
 use pg::clock::{monotonic, now};
 use pg::spi;
+use std::collections::HashSet;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// How often a single record is tried before it is quarantined.
@@ -65,12 +66,22 @@ struct Unmatched {
     late: Vec<Vec<u8>>,
 }
 
-fn unmatched(records: &[(i64, Record)], stored: &Stored) -> Unmatched {
+/// Ids of requests without a row that amendments say the costs of.
+fn costs(records: &[(i64, Record)], stored: &Stored) -> HashSet<[u8; 16]> {
+    let of_one = |(_, record): &(i64, Record)| match record {
+        Record::Amendment { request_id, told, .. } if told.spend.is_some() => Some(*request_id),
+        _ => None,
+    };
+    records.iter().filter_map(of_one).filter(|id| stored.unmatched.contains(id)).collect()
+}
+
+/// `settled` are requests whose costs are in the totals nevertheless.
+fn unmatched(records: &[(i64, Record)], stored: &Stored, settled: &HashSet<[u8; 16]>) -> Unmatched {
     let mut unmatched = Unmatched { all: 0, late: Vec::new() };
     let now = now();
     for (_, record) in records {
         let Record::Amendment { request_id, at, told } = record else { continue };
-        if told.spend.is_some() && stored.costs.contains(request_id) {
+        if told.spend.is_some() && settled.contains(request_id) {
             continue;
         }
         if stored.given_up.contains(request_id) {
@@ -170,8 +181,8 @@ impl Flusher {
         }
         let last = waiting.last();
         match self.store(&records, last) {
-            Ok(stored) => {
-                let unmatched = unmatched(&records, &stored);
+            Ok((stored, settled)) => {
+                let unmatched = unmatched(&records, &stored, &settled);
                 let is_amendment =
                     |(_, record): &&(i64, Record)| matches!(record, Record::Amendment { .. });
                 let amendments = records.iter().filter(is_amendment).count();
@@ -203,11 +214,16 @@ impl Flusher {
         }
     }
 
-    fn store(&self, records: &[(i64, Record)], last: Option<u64>) -> Outcome<Stored> {
+    /// Stores records, and returns the ids of requests whose costs changed totals without their rows.
+    fn store(
+        &self,
+        records: &[(i64, Record)],
+        last: Option<u64>,
+    ) -> Outcome<(Stored, HashSet<[u8; 16]>)> {
         let incarnation = self.queue.incarnation;
         let dropped = self.queue.with(self.place, |database| database.counters.dropped);
         transaction("storing", || {
-            let mut stored =
+            let stored =
                 insert::records(records, Numbers::OfQueue { incarnation }, Some(&self.counted))?;
             self.incarnation.note(&Progress {
                 from: self.stored_up_to,
@@ -216,8 +232,8 @@ impl Flusher {
                 dropped: dropped.unwrap_or_default(),
             })?;
             // It depends on what is noted.
-            stored.costs = settled::count(&stored.costs)?;
-            Ok(stored)
+            let settled = settled::count(&costs(records, &stored))?;
+            Ok((stored, settled))
         })
     }
 
