@@ -16,6 +16,7 @@ pub mod event;
 pub mod gcra;
 pub mod http;
 pub mod key;
+pub mod ledger;
 pub mod lists;
 pub mod parcel;
 pub mod policy;

@@ -47,7 +47,7 @@ macro_rules! uses {
         }
 
         impl Subkeys {
-            pub(super) fn of(pepper: &[u8]) -> Subkeys {
+            pub(crate) fn of(pepper: &[u8]) -> Subkeys {
                 let pepper = Hkdf::new(None, pepper);
                 Subkeys { $($field: Subkey::derived(&pepper),)* }
             }
@@ -71,6 +71,8 @@ uses! {
     ForRows, rows, "keysmith/row/1", b"keysmith.row.v1\0";
     /// The seals of audit entries.
     ForChains, chains, "keysmith/chain/1", b"keysmith.chain.v1\0";
+    /// The keys of ledgers. Without a pepper, a ledger has a secret of its own instead of the domain.
+    ForLedger, ledgers, "keysmith/ledger/1", b"keysmith.ledger.v1\0";
 }
 
 /// A key for one use: its HMAC state, computed once.
@@ -88,7 +90,7 @@ impl<U: Use> Subkey<U> {
 
     /// HMAC-SHA-256 over the content.
     #[inline]
-    pub(super) fn mac(&self, content: &[u8]) -> [u8; DIGEST_LEN] {
+    pub(crate) fn mac(&self, content: &[u8]) -> [u8; DIGEST_LEN] {
         self.0.clone().chain_update(content).finalize().into_bytes().into()
     }
 }

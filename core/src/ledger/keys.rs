@@ -1,0 +1,153 @@
+//! The keys of a ledger. Each use has its own, so that nothing made for one use is accepted for
+//! another, or by another ledger.
+
+use super::sum::Sum;
+use crate::key::pepper::{Peppers, UNPEPPERED};
+use crate::key::subkey::{ForLedger, Subkeys, Use};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+/// HMAC-SHA-256 with its key.
+pub(super) type Keyed = Hmac<Sha256>;
+
+/// A ledger's id, drawn at random. It stays the same in a restored database.
+pub type LedgerId = [u8; 16];
+pub const SECRET_LEN: usize = 32;
+pub const NONCE_LEN: usize = 16;
+pub const MAC_LEN: usize = 32;
+
+/// 16 bytes of the operating system's generator. It masks once: what takes it keeps it.
+pub struct Nonce([u8; NONCE_LEN]);
+
+impl Nonce {
+    /// The bytes must be new, each time.
+    pub fn of(bytes: [u8; NONCE_LEN]) -> Nonce {
+        Nonce(bytes)
+    }
+
+    pub(super) fn spent(self) -> [u8; NONCE_LEN] {
+        self.0
+    }
+}
+
+/// What a mask is for.
+#[derive(Clone, Copy)]
+pub(super) enum Masked {
+    Difference = 1,
+    Block = 2,
+    Range = 3,
+}
+
+pub struct LedgerKeys {
+    pub(super) column: Keyed,
+    pub(super) row: Keyed,
+    mask: Keyed,
+    pub(super) difference: Keyed,
+    pub(super) block: Keyed,
+    pub(super) range: Keyed,
+}
+
+impl LedgerKeys {
+    /// The keys under the pepper of a generation. `None` if there is no such generation.
+    pub fn peppered(peppers: &Peppers, generation: i16, id: &LedgerId) -> Option<LedgerKeys> {
+        if generation == UNPEPPERED {
+            return None;
+        }
+        LedgerKeys::derived(id, |content| peppers.digest::<ForLedger>(generation, content))
+    }
+
+    /// The keys where there is no pepper. The secret takes its place.
+    pub fn unpeppered(secret: &[u8; SECRET_LEN], id: &LedgerId) -> LedgerKeys {
+        let subkeys = Subkeys::of(secret);
+        let keys =
+            LedgerKeys::derived(id, |content| Some(ForLedger::subkey(&subkeys).mac(content)));
+        keys.unwrap_or_else(|| unreachable!("a secret has every subkey"))
+    }
+
+    fn derived(id: &LedgerId, mac: impl Fn(&[u8]) -> Option<[u8; MAC_LEN]>) -> Option<LedgerKeys> {
+        let key = |purpose: u8| {
+            let mut content = [purpose; 1 + size_of::<LedgerId>()];
+            content[1..].copy_from_slice(id);
+            let keyed = <Keyed as Mac>::new_from_slice(&mac(&content)?);
+            Some(keyed.unwrap_or_else(|_| unreachable!("HMAC keys have no bad length")))
+        };
+        Some(LedgerKeys {
+            column: key(1)?,
+            row: key(2)?,
+            mask: key(3)?,
+            difference: key(4)?,
+            block: key(5)?,
+            range: key(6)?,
+        })
+    }
+
+    /// A number that looks random to all who lack the key. It is added to a sum to hide it.
+    pub(super) fn mask(&self, of: Masked, nonce: &[u8; NONCE_LEN], place: u64) -> Sum {
+        let mask = self.mask.clone().chain_update([of as u8]).chain_update(nonce);
+        Sum::of(&mask.chain_update(place.to_be_bytes()).finalize().into_bytes().into())
+    }
+}
+
+pub(super) fn mac(key: &Keyed, content: &[u8]) -> [u8; MAC_LEN] {
+    key.clone().chain_update(content).finalize().into_bytes().into()
+}
+
+/// Whether a MAC is that of the content. The time does not depend on where they differ.
+pub(super) fn is_mac(key: &Keyed, content: &[u8], mac: &[u8; MAC_LEN]) -> bool {
+    key.clone().chain_update(content).verify_slice(mac).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(keys: &LedgerKeys) -> Vec<[u8; MAC_LEN]> {
+        let keys =
+            [&keys.column, &keys.row, &keys.mask, &keys.difference, &keys.block, &keys.range];
+        keys.map(|key| mac(key, b"")).to_vec()
+    }
+
+    #[test]
+    fn each_use_of_each_ledger_has_its_own_key() {
+        let peppers = Peppers::parse(&format!("1:{}\n2:{}", "11".repeat(32), "22".repeat(32)));
+        let peppers = peppers.unwrap();
+        let (one, other) = ([1; 16], [2; 16]);
+        let mut keys: Vec<_> = [
+            LedgerKeys::peppered(&peppers, 1, &one).unwrap(),
+            LedgerKeys::peppered(&peppers, 1, &other).unwrap(),
+            LedgerKeys::peppered(&peppers, 2, &one).unwrap(),
+            LedgerKeys::unpeppered(&[3; 32], &one),
+        ]
+        .iter()
+        .flat_map(all)
+        .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 24);
+        // The secret takes the place of a pepper.
+        let secret = LedgerKeys::unpeppered(&[0x11; 32], &one);
+        assert_eq!(all(&secret), all(&LedgerKeys::peppered(&peppers, 1, &one).unwrap()));
+    }
+
+    #[test]
+    fn without_a_key_there_is_no_ledger() {
+        assert!(LedgerKeys::peppered(&Peppers::default(), UNPEPPERED, &[1; 16]).is_none());
+        assert!(LedgerKeys::peppered(&Peppers::default(), 1, &[1; 16]).is_none());
+        assert!(LedgerKeys::peppered(&Peppers::default(), -1, &[1; 16]).is_none());
+    }
+
+    #[test]
+    fn masks_differ_by_all_that_they_are_for() {
+        let keys = LedgerKeys::unpeppered(&[3; 32], &[1; 16]);
+        let masks = [
+            keys.mask(Masked::Difference, &[1; 16], 0),
+            keys.mask(Masked::Block, &[1; 16], 0),
+            keys.mask(Masked::Range, &[1; 16], 0),
+            keys.mask(Masked::Range, &[2; 16], 0),
+            keys.mask(Masked::Range, &[2; 16], 1),
+        ];
+        for (place, mask) in masks.iter().enumerate() {
+            assert!(!masks[..place].contains(mask));
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Open differences: those that are in no block yet.
+
+use super::block::Block;
+use super::difference::Difference;
+use super::keys::LedgerKeys;
+use super::problem::Problem;
+use super::sums::Sums;
+
+/// Differences that are being read, in the order of their bytes.
+pub struct Open {
+    last: Option<Block>,
+    incarnation: u64,
+    before: Option<(u64, u64)>,
+}
+
+impl Open {
+    /// `last` is the last block, `incarnation` that of the database.
+    pub fn after(last: Option<Block>, incarnation: u64) -> Open {
+        Open { last, incarnation, before: None }
+    }
+
+    /// What the next difference adds to the sums, if it is genuine and counts.
+    pub fn next(&mut self, keys: &LedgerKeys, stored: &[u8]) -> Result<Sums, Problem> {
+        let altered = |xid| Problem::DifferenceAltered { xid };
+        let read = Difference::decode(stored).ok_or(altered(None))?;
+        let xid = read.xid;
+        let sums = read.open(keys).ok_or(altered(Some(xid)))?;
+        let place = (read.incarnation, xid);
+        if self.before == Some(place) {
+            return Err(Problem::DifferenceTwice { xid });
+        }
+        self.before = Some(place);
+        match &self.last {
+            Some(last) if last.incarnation == read.incarnation => {
+                let is_replayed = last.snapshot.covers(xid);
+                if is_replayed { Err(Problem::DifferenceReplayed { xid }) } else { Ok(sums) }
+            }
+            // The database was restored from a dump, and has closed no block yet.
+            Some(_) if read.incarnation == self.incarnation => Ok(sums),
+            Some(_) => Err(Problem::DifferenceForeign { xid }),
+            None => Ok(sums),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Snapshots, as `pg_snapshot` has them: which transactions were decided.
+
+use std::fmt;
+
+/// More transactions than a server can have in progress.
+const MOST_IN_PROGRESS: usize = 1 << 19;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Snapshot {
+    xmin: u64,
+    xmax: u64,
+    in_progress: Vec<u64>,
+}
+
+impl Snapshot {
+    /// Reads the text of a `pg_snapshot`: `xmin:xmax:xip,xip`. Accepts only the text that PostgreSQL
+    /// writes, so that a snapshot has one text.
+    pub fn parse(text: &str) -> Option<Snapshot> {
+        let mut parts = text.splitn(3, ':');
+        let mut next = || parts.next();
+        let (xmin, xmax) = (number(next()?)?, number(next()?)?);
+        let list = next()?;
+        let mut in_progress = Vec::new();
+        for xid in list.split(',').filter(|_| !list.is_empty()) {
+            let xid = number(xid)?;
+            let rises = in_progress.last().is_none_or(|before| *before < xid);
+            if !rises || xid < xmin || xid >= xmax || in_progress.len() == MOST_IN_PROGRESS {
+                return None;
+            }
+            in_progress.push(xid);
+        }
+        (xmin > 0 && xmin <= xmax).then_some(Snapshot { xmin, xmax, in_progress })
+    }
+
+    /// Whether a transaction was decided when the snapshot was taken. If it was committed, the
+    /// snapshot sees what it did.
+    pub fn covers(&self, xid: u64) -> bool {
+        xid < self.xmax && (xid < self.xmin || self.in_progress.binary_search(&xid).is_err())
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    is_plain.then(|| text.parse().ok()).flatten()
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:", self.xmin, self.xmax)?;
+        for (place, xid) in self.in_progress.iter().enumerate() {
+            write!(f, "{}{xid}", if place > 0 { "," } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_snapshot_has_one_text(text in "[0-9]{0,3}:[0-9]{0,3}:([0-9]{1,2},?){0,4}") {
+            if let Some(snapshot) = Snapshot::parse(&text) {
+                prop_assert_eq!(snapshot.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn any_text_can_be_read(text in any::<String>()) {
+            Snapshot::parse(&text);
+        }
+    }
+
+    #[test]
+    fn only_what_postgresql_writes_is_read() {
+        for text in
+            ["1:1:", "10:20:10,14,19", "10:10:", "18446744073709551614:18446744073709551615:"]
+        {
+            assert_eq!(Snapshot::parse(text).map(|read| read.to_string()).as_deref(), Some(text));
+        }
+        for text in [
+            "",
+            ":",
+            "1:2",
+            "::",
+            "0:1:",
+            "01:2:",
+            "+1:2:",
+            "2:1:",
+            "10:20:9",
+            "10:20:20",
+            "10:20:14,10",
+            "10:20:14,14",
+            "10:20:14,",
+            "10:20:,14",
+            "10:20: 14",
+            "10:20:14:",
+            "1:99999999999999999999:",
+        ] {
+            assert_eq!(Snapshot::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_in_progress_is_not_covered() {
+        let snapshot = Snapshot::parse("10:20:10,14").unwrap();
+        let covered: Vec<_> = (8..22).filter(|xid| snapshot.covers(*xid)).collect();
+        assert_eq!(covered, [8, 9, 11, 12, 13, 15, 16, 17, 18, 19]);
+    }
+}
