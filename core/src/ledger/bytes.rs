@@ -34,7 +34,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A length as four bytes. What ledgers store is shorter than 4 GB, as every value of PostgreSQL is.
+/// A length as four bytes. PostgreSQL has no value of 4 GB.
 pub fn length(length: usize) -> [u8; 4] {
     u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
 }

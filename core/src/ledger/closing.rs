@@ -56,7 +56,7 @@ impl<'a> Closing<'a> {
         self.change.parts().map(|(range, _)| range)
     }
 
-    /// What to store of a range, given what is stored. `None`: nothing.
+    /// Adds the change to what is stored of a range. `None` means that nothing is to be stored.
     pub fn range(
         &self,
         nonce: Nonce,

@@ -30,7 +30,7 @@ impl Nonce {
     }
 }
 
-/// What a mask is for.
+/// The use of a mask.
 #[derive(Clone, Copy)]
 pub(super) enum Masked {
     Difference = 1,
@@ -38,6 +38,7 @@ pub(super) enum Masked {
     Range = 3,
 }
 
+#[derive(Clone)]
 pub struct LedgerKeys {
     pub(super) column: Keyed,
     pub(super) row: Keyed,

@@ -19,7 +19,7 @@ impl Open {
         Open { last, incarnation, before: None }
     }
 
-    /// What the next difference adds to the sums, if it is genuine and counts.
+    /// Takes the next difference: the sums that it adds, if it is genuine and counts.
     pub fn next(&mut self, keys: &LedgerKeys, stored: &[u8]) -> Result<Sums, Problem> {
         let altered = |xid| Problem::DifferenceAltered { xid };
         let read = Difference::decode(stored).ok_or(altered(None))?;

@@ -331,7 +331,7 @@ proptest! {
     }
 
     /// Genuine parts of an older state are put in the place of those of now. That is noticed, unless
-    /// nothing changes but open differences, some of which are gone.
+    /// only open differences are gone.
     #[test]
     fn parts_of_older_states_are_found(
         acts in acts(), from in any::<proptest::sample::Index>(), parts in 1u8..16,
