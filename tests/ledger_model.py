@@ -193,9 +193,9 @@ class Ledger:
         assert not reader.rest
         return StoredRange(place, block, rows, total)
 
-    def check(self, blocks, ranges, differences, table, own, heads=()):
+    def check(self, blocks, ranges, differences, table, own, now, heads=()):
         """Whether the table, as the sums of its ranges, is as the ledger says. `own` is the database's
-        incarnation, `heads` are pairs of a block's number and its head."""
+        incarnation, `now` the snapshot of the check, `heads` are pairs of a block's number and its head."""
         chain = [self.open_block(stored) for stored in sorted(blocks)]
         previous = START
         for number, block in enumerate(chain, 1):
@@ -215,7 +215,8 @@ class Ledger:
             made_by = difference.incarnation
             is_new = made_by == last.incarnation and not covers(last.snapshot, difference.xid)
             is_own = made_by == own != last.incarnation
-            if (made_by, difference.xid) in seen or not (is_new or is_own):
+            is_ahead = made_by == own and not covers(now, difference.xid)
+            if (made_by, difference.xid) in seen or is_ahead or not (is_new or is_own):
                 return False
             seen.add((made_by, difference.xid))
             expected = added(expected, difference.parts)

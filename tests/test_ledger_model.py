@@ -77,7 +77,7 @@ class Table:
         number, previous = len(self.blocks) + 1, self.blocks[-1][-32:] if self.blocks else ledger_model.START
         rows, total = ledger_model.total(sums)
         self.xid += 1
-        snapshot = f"{self.xid}:{self.xid}:"
+        snapshot = f"{self.xid + 1}:{self.xid + 1}:"
         self.blocks.append(self.ledger.seal_block(
             self.random.randbytes(16), number, incarnation, 0, snapshot, rows, total, previous))
         self.ranges = {place: self.ledger.seal_range(self.random.randbytes(16), number, place, *part)
@@ -85,7 +85,8 @@ class Table:
         self.differences = []
 
     def is_right(self, own=OWN, heads=()):
-        return self.ledger.check(self.blocks, self.ranges.values(), self.differences, self.sums(), own, heads)
+        now = f"{self.xid + 1}:{self.xid + 1}:"
+        return self.ledger.check(self.blocks, self.ranges.values(), self.differences, self.sums(), own, now, heads)
 
 
 @pytest.fixture
@@ -130,7 +131,14 @@ def test_a_difference_counts_once_and_in_one_database(table):
     table.differences = old[-1:]
     assert not table.is_right()
 
+    # Made in a copy of the database, by a transaction that is in the future here.
     table.differences = []
+    table.set(OWN, k1=b"w")
+    assert table.is_right()
+    table.xid -= 1
+    assert not table.is_right()
+
+    table.close(OWN)
     table.set(OTHER, k1=b"z")
     assert not table.is_right(OWN)
     assert table.is_right(OTHER)

@@ -151,6 +151,15 @@ mod tests {
         assert!(first.encode() < second.encode());
     }
 
+    #[test]
+    fn the_first_block_is_1() {
+        let mut stored = block(None, &part()).encode();
+        stored[8] = 0;
+        assert!(Block::decode(&stored).is_none());
+        stored[8] = 2;
+        assert!(Block::decode(&stored).is_some());
+    }
+
     proptest! {
         #[test]
         fn any_change_is_noticed(at in any::<proptest::sample::Index>(), bit in 0u8..8) {

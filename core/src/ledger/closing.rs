@@ -15,20 +15,24 @@ pub struct Closing<'a> {
     open: Open,
     change: Sums,
     incarnation: u64,
+    snapshot: Snapshot,
 }
 
 impl<'a> Closing<'a> {
-    /// Begins a block after the last one. It is an error if that was altered.
+    /// Begins a block after the last one. It is an error if that was altered. The snapshot must be
+    /// newer than that of the last block, see the differences, and have the closing transaction in
+    /// progress.
     pub fn after(
         keys: &'a LedgerKeys,
         last: Option<Block>,
         incarnation: u64,
+        snapshot: Snapshot,
     ) -> Result<Closing<'a>, Problem> {
         if let Some(last) = last.as_ref().filter(|last| !last.is_genuine(keys)) {
             return Err(Problem::BlockAltered { block: last.number });
         }
-        let open = Open::after(last.clone(), incarnation);
-        Ok(Closing { keys, last, open, change: Sums::default(), incarnation })
+        let open = Open::after(last.clone(), incarnation, snapshot.clone());
+        Ok(Closing { keys, last, open, change: Sums::default(), incarnation, snapshot })
     }
 
     /// Adds the rows that a table has when its ledger begins.
@@ -44,10 +48,10 @@ impl<'a> Closing<'a> {
     }
 
     /// The block, at a time in microseconds since 2000.
-    pub fn block(&self, nonce: Nonce, at: i64, snapshot: Snapshot) -> Block {
+    pub fn block(&self, nonce: Nonce, at: i64) -> Block {
         let mut total = self.last.as_ref().map_or(Part::default(), |last| last.total(self.keys));
         total.add(&self.change.total());
-        let when = (self.incarnation, at, snapshot);
+        let when = (self.incarnation, at, self.snapshot.clone());
         Block::after(self.keys, nonce, self.last.as_ref(), when, &total)
     }
 
@@ -74,5 +78,62 @@ impl<'a> Closing<'a> {
         part.add(&self.change.get(range));
         let stored = || stored_range::seal(self.keys, nonce, block.number, range, &part);
         Ok((!part.is_zero()).then(stored))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sum::Sum;
+    use super::*;
+
+    fn keys() -> LedgerKeys {
+        LedgerKeys::unpeppered(&[1; 32], &[2; 16])
+    }
+
+    fn nonce() -> Nonce {
+        Nonce::of([3; 16])
+    }
+
+    fn snapshot() -> Snapshot {
+        Snapshot::parse("5:5:").unwrap()
+    }
+
+    #[test]
+    fn a_block_does_not_follow_one_that_was_altered() {
+        let (keys, other) = (keys(), LedgerKeys::unpeppered(&[1; 32], &[4; 16]));
+        let first = Closing::after(&keys, None, 7, snapshot()).unwrap().block(nonce(), 0);
+        assert!(Closing::after(&keys, Some(first.clone()), 7, snapshot()).is_ok());
+        let altered = Closing::after(&other, Some(first), 7, snapshot()).err();
+        assert_eq!(altered, Some(Problem::BlockAltered { block: 1 }));
+    }
+
+    #[test]
+    fn a_range_is_added_to_what_is_stored_of_it() {
+        let keys = keys();
+        let (mut rows, part) = (Sums::default(), Part { rows: 1, sum: Sum::of(&[9; 32]) });
+        rows.insert(5, part.sum);
+        let mut closing = Closing::after(&keys, None, 7, snapshot()).unwrap();
+        closing.add_rows(&rows);
+        let block = closing.block(nonce(), 0);
+        assert_eq!(block.total(&keys), part);
+        assert!(closing.ranges().eq([5]));
+
+        let range = |stored: Option<Vec<u8>>| {
+            closing.range(nonce(), &block, 5, stored.as_deref()).map(|stored| {
+                stored.map(|stored| StoredRange::decode(&stored).unwrap().open(&keys).unwrap())
+            })
+        };
+        let stored = |range, part: &Part| Some(stored_range::seal(&keys, nonce(), 1, range, part));
+        let mut negative = Part::default();
+        negative.subtract(&part);
+        assert_eq!(range(None), Ok(Some(part)));
+        assert_eq!(range(stored(5, &part)).map(|part| part.map(|part| part.rows)), Ok(Some(2)));
+        assert_eq!(range(stored(5, &negative)), Ok(None));
+        // Neither another range's nor anything else is accepted.
+        let altered = Err(Problem::RangeAltered { range: Some(5) });
+        assert_eq!(range(stored(6, &part)), altered);
+        assert_eq!(range(Some(vec![])), altered);
+        let other = LedgerKeys::unpeppered(&[1; 32], &[4; 16]);
+        assert_eq!(range(Some(stored_range::seal(&other, nonce(), 1, 5, &part))), altered);
     }
 }

@@ -192,6 +192,14 @@ mod tests {
     }
 
     #[test]
+    fn nothing_comes_after_the_ranges() {
+        let mut sealed = sealed(1, &Sums::default());
+        assert!(Difference::decode(&sealed).is_some());
+        sealed.push(0);
+        assert!(Difference::decode(&sealed).is_none());
+    }
+
+    #[test]
     fn a_range_is_there_once() {
         let mut sums = Sums::default();
         sums.insert(1, Sum::of(&[1; 32]));

@@ -48,17 +48,47 @@ pub struct LedgerKeys {
     pub(super) range: Keyed,
 }
 
-impl LedgerKeys {
-    /// The keys under the pepper of a generation. `None` if there is no such generation.
-    pub fn peppered(peppers: &Peppers, generation: i16, id: &LedgerId) -> Option<LedgerKeys> {
-        if generation == UNPEPPERED {
-            return None;
+/// Why a ledger has no keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoKeys {
+    Unpeppered,
+    UnknownPepper(i16),
+}
+
+impl NoKeys {
+    pub fn text(&self) -> String {
+        match self {
+            NoKeys::Unpeppered => {
+                "the ledger has no pepper, so anyone could have written it".into()
+            }
+            NoKeys::UnknownPepper(generation) => {
+                format!("the ledger needs pepper {generation}, which is not configured")
+            }
         }
-        LedgerKeys::derived(id, |content| peppers.digest::<ForLedger>(generation, content))
+    }
+}
+
+impl LedgerKeys {
+    /// The keys of a ledger, by the generation of its pepper. The secret that is stored with the
+    /// ledger takes the place of generation 0, where a file of peppers does not rule that out: else a
+    /// ledger could be replaced by one without a pepper.
+    pub fn of(
+        peppers: &Peppers,
+        generation: i16,
+        secret: &[u8; SECRET_LEN],
+        id: &LedgerId,
+    ) -> Result<LedgerKeys, NoKeys> {
+        if generation != UNPEPPERED {
+            let derive = |content: &[u8]| peppers.digest::<ForLedger>(generation, content);
+            LedgerKeys::derived(id, derive).ok_or(NoKeys::UnknownPepper(generation))
+        } else if peppers.accepts_unpeppered() {
+            Ok(LedgerKeys::unpeppered(secret, id))
+        } else {
+            Err(NoKeys::Unpeppered)
+        }
     }
 
-    /// The keys where there is no pepper. The secret takes its place.
-    pub fn unpeppered(secret: &[u8; SECRET_LEN], id: &LedgerId) -> LedgerKeys {
+    pub(super) fn unpeppered(secret: &[u8; SECRET_LEN], id: &LedgerId) -> LedgerKeys {
         let subkeys = Subkeys::of(secret);
         let keys =
             LedgerKeys::derived(id, |content| Some(ForLedger::subkey(&subkeys).mac(content)));
@@ -110,31 +140,33 @@ mod tests {
 
     #[test]
     fn each_use_of_each_ledger_has_its_own_key() {
-        let peppers = Peppers::parse(&format!("1:{}\n2:{}", "11".repeat(32), "22".repeat(32)));
-        let peppers = peppers.unwrap();
+        let text = format!("0:unpeppered\n1:{}\n2:{}", "11".repeat(32), "22".repeat(32));
+        let peppers = Peppers::parse(&text).unwrap();
         let (one, other) = ([1; 16], [2; 16]);
-        let mut keys: Vec<_> = [
-            LedgerKeys::peppered(&peppers, 1, &one).unwrap(),
-            LedgerKeys::peppered(&peppers, 1, &other).unwrap(),
-            LedgerKeys::peppered(&peppers, 2, &one).unwrap(),
-            LedgerKeys::unpeppered(&[3; 32], &one),
-        ]
-        .iter()
-        .flat_map(all)
-        .collect();
+        let of = |generation, id| LedgerKeys::of(&peppers, generation, &[3; 32], id).unwrap();
+        let each = [of(1, &one), of(1, &other), of(2, &one), of(0, &one)];
+        let mut keys: Vec<_> = each.iter().flat_map(all).collect();
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), 24);
         // The secret takes the place of a pepper.
         let secret = LedgerKeys::unpeppered(&[0x11; 32], &one);
-        assert_eq!(all(&secret), all(&LedgerKeys::peppered(&peppers, 1, &one).unwrap()));
+        assert_eq!(all(&secret), all(&of(1, &one)));
     }
 
     #[test]
     fn without_a_key_there_is_no_ledger() {
-        assert!(LedgerKeys::peppered(&Peppers::default(), UNPEPPERED, &[1; 16]).is_none());
-        assert!(LedgerKeys::peppered(&Peppers::default(), 1, &[1; 16]).is_none());
-        assert!(LedgerKeys::peppered(&Peppers::default(), -1, &[1; 16]).is_none());
+        let none = Peppers::default();
+        let some = Peppers::parse(&format!("1:{}", "11".repeat(32))).unwrap();
+        let fault =
+            |peppers, generation| LedgerKeys::of(peppers, generation, &[1; 32], &[1; 16]).err();
+        assert_eq!(fault(&none, UNPEPPERED), None);
+        assert_eq!(fault(&none, 1), Some(NoKeys::UnknownPepper(1)));
+        assert_eq!(fault(&none, -1), Some(NoKeys::UnknownPepper(-1)));
+        assert_eq!(fault(&some, 1), None);
+        assert_eq!(fault(&some, 2), Some(NoKeys::UnknownPepper(2)));
+        // A ledger can't be replaced by one without a pepper.
+        assert_eq!(fault(&some, UNPEPPERED), Some(NoKeys::Unpeppered));
     }
 
     #[test]

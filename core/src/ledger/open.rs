@@ -4,19 +4,22 @@ use super::block::Block;
 use super::difference::Difference;
 use super::keys::LedgerKeys;
 use super::problem::Problem;
+use super::snapshot::Snapshot;
 use super::sums::Sums;
 
 /// Differences that are being read, in the order of their bytes.
 pub struct Open {
     last: Option<Block>,
     incarnation: u64,
+    now: Snapshot,
     before: Option<(u64, u64)>,
 }
 
 impl Open {
-    /// `last` is the last block, `incarnation` that of the database.
-    pub fn after(last: Option<Block>, incarnation: u64) -> Open {
-        Open { last, incarnation, before: None }
+    /// `last` is the last block, `incarnation` that of the database, and `now` the snapshot that sees
+    /// the differences.
+    pub fn after(last: Option<Block>, incarnation: u64, now: Snapshot) -> Open {
+        Open { last, incarnation, now, before: None }
     }
 
     /// Takes the next difference: the sums that it adds, if it is genuine and counts.
@@ -26,17 +29,21 @@ impl Open {
         let xid = read.xid;
         let sums = read.open(keys).ok_or(altered(Some(xid)))?;
         let place = (read.incarnation, xid);
-        if self.before == Some(place) {
+        if self.before >= Some(place) {
             return Err(Problem::DifferenceTwice { xid });
         }
         self.before = Some(place);
+        let is_own = read.incarnation == self.incarnation;
+        if is_own && !self.now.covers(xid) {
+            return Err(Problem::DifferenceForeign { xid });
+        }
         match &self.last {
             Some(last) if last.incarnation == read.incarnation => {
                 let is_replayed = last.snapshot.covers(xid);
                 if is_replayed { Err(Problem::DifferenceReplayed { xid }) } else { Ok(sums) }
             }
             // The database was restored from a dump, and has closed no block yet.
-            Some(_) if read.incarnation == self.incarnation => Ok(sums),
+            Some(_) if is_own => Ok(sums),
             Some(_) => Err(Problem::DifferenceForeign { xid }),
             None => Ok(sums),
         }

@@ -37,7 +37,7 @@ pub enum Problem {
     DifferenceReplayed {
         xid: u64,
     },
-    /// It was made in another database.
+    /// It was made in another database, or in a copy of this one that went on.
     DifferenceForeign {
         xid: u64,
     },
@@ -127,7 +127,7 @@ impl Problem {
                 "the difference of transaction {xid} was put back: it is part of a block already"
             ),
             Problem::DifferenceForeign { xid } => {
-                format!("the difference of transaction {xid} was made in another database")
+                format!("the difference of transaction {xid} was made in a copy of the database")
             }
             Problem::RangeAltered { .. } => "the stored sum of the range was altered".into(),
             Problem::RangeTwice { .. } => "the stored sum of the range is there twice".into(),

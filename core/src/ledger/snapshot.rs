@@ -32,6 +32,18 @@ impl Snapshot {
         (xmin > 0 && xmin <= xmax).then_some(Snapshot { xmin, xmax, in_progress })
     }
 
+    /// The snapshot, with a transaction in progress that PostgreSQL does not list: the one that took
+    /// it.
+    pub fn in_progress(mut self, own: u64) -> Snapshot {
+        if own < self.xmax
+            && let Err(place) = self.in_progress.binary_search(&own)
+        {
+            self.in_progress.insert(place, own);
+            self.xmin = self.xmin.min(own);
+        }
+        self
+    }
+
     /// Whether a transaction was decided when the snapshot was taken. If it was committed, the
     /// snapshot sees what it did.
     pub fn covers(&self, xid: u64) -> bool {
@@ -100,6 +112,22 @@ mod tests {
             "1:99999999999999999999:",
         ] {
             assert_eq!(Snapshot::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn ones_own_transaction_is_in_progress() {
+        for (own, text) in [
+            (9, "9:20:9,14"),
+            (12, "10:20:12,14"),
+            (14, "10:20:14"),
+            (19, "10:20:14,19"),
+            (20, "10:20:14"),
+        ] {
+            let snapshot = Snapshot::parse("10:20:14").unwrap().in_progress(own);
+            assert_eq!(snapshot.to_string(), text);
+            assert_eq!(Snapshot::parse(text).as_ref(), Some(&snapshot));
+            assert!(!snapshot.covers(own));
         }
     }
 

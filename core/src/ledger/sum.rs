@@ -39,9 +39,7 @@ impl AddAssign for Sum {
     fn add_assign(&mut self, other: Sum) {
         let mut carry = false;
         for (part, other) in self.0.iter_mut().zip(other.0) {
-            let (sum, first) = part.overflowing_add(other);
-            let (sum, second) = sum.overflowing_add(u64::from(carry));
-            (*part, carry) = (sum, first | second);
+            (*part, carry) = part.carrying_add(other, carry);
         }
     }
 }
@@ -51,9 +49,7 @@ impl SubAssign for Sum {
     fn sub_assign(&mut self, other: Sum) {
         let mut borrow = false;
         for (part, other) in self.0.iter_mut().zip(other.0) {
-            let (sum, first) = part.overflowing_sub(other);
-            let (sum, second) = sum.overflowing_sub(u64::from(borrow));
-            (*part, borrow) = (sum, first | second);
+            (*part, borrow) = part.borrowing_sub(other, borrow);
         }
     }
 }

@@ -67,7 +67,7 @@ fn rows_have_the_hashes_of_the_vectors() {
     let vectors = all();
     let vectors = Vector(&vectors);
     let peppers = Peppers::parse(&format!("3:{}", vectors.text("secret"))).unwrap();
-    let peppered = LedgerKeys::peppered(&peppers, 3, &vectors.array("id")).unwrap();
+    let peppered = LedgerKeys::of(&peppers, 3, &[0; 32], &vectors.array("id")).unwrap();
     each("rows", |vector| {
         let columns = vector.0["columns"].as_array().unwrap();
         let names = columns.iter().map(|column| {

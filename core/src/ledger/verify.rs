@@ -5,6 +5,7 @@ use super::block::Block;
 use super::keys::{LedgerKeys, MAC_LEN};
 use super::open::Open;
 use super::problem::Problem;
+use super::snapshot::Snapshot;
 use super::stored_range::StoredRange;
 use super::sums::{Part, Sums};
 use std::collections::BTreeMap;
@@ -59,14 +60,15 @@ impl<'a> Chain<'a> {
         problems
     }
 
-    /// Goes on to the table, after the last block.
-    pub fn finish(self, incarnation: u64) -> (Check<'a>, Vec<Problem>) {
+    /// Goes on to the table, after the last block. `incarnation` is that of the database, and `now` the
+    /// snapshot that sees all.
+    pub fn finish(self, incarnation: u64, now: Snapshot) -> (Check<'a>, Vec<Problem>) {
         let missing = self.kept.keys().map(|number| Problem::HeadMissing { block: *number });
         let mut problems: Vec<_> = missing.collect();
         if self.number == 0 {
             problems.push(Problem::NoBlocks);
         }
-        let open = Open::after(self.last.clone(), incarnation);
+        let open = Open::after(self.last.clone(), incarnation, now);
         let check = Check {
             keys: self.keys,
             last: self.last,
@@ -108,9 +110,10 @@ impl Check<'_> {
     }
 
     /// Compares with the sums of the table's rows.
-    pub fn finish(self, table: &Sums) -> Vec<Problem> {
+    pub fn finish(self, table: Sums) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let mut wrong = table.clone();
+        let mut rest = table.total();
+        let mut wrong = table;
         wrong.subtract(&self.ranges);
         wrong.subtract(&self.change);
         let mut is_table_right = false;
@@ -118,7 +121,6 @@ impl Check<'_> {
             let mut total = last.total(self.keys);
             let adds_up = self.ranges.total() == total;
             total.add(&self.change.total());
-            let mut rest = table.total();
             rest.subtract(&total);
             is_table_right = rest.is_zero();
             if !adds_up {

@@ -132,6 +132,12 @@ impl World {
         }
     }
 
+    fn now(&self) -> Snapshot {
+        let waiting: Vec<_> = self.waiting.iter().map(|(xid, _)| xid.to_string()).collect();
+        let xmin = self.waiting.first().map_or(self.xid + 1, |(xid, _)| *xid);
+        Snapshot::parse(&format!("{xmin}:{}:{}", self.xid + 1, waiting.join(","))).unwrap()
+    }
+
     pub fn last(&self) -> Option<Block> {
         self.blocks.last().map(|stored| Block::decode(stored).unwrap())
     }
@@ -143,15 +149,13 @@ impl World {
 
     fn close_with(&mut self, rows: &Sums) -> Vec<Problem> {
         let keys = keys();
-        let mut closing = Closing::after(&keys, self.last(), self.incarnation).unwrap();
+        self.xid += 1;
+        let snapshot = self.now();
+        let mut closing = Closing::after(&keys, self.last(), self.incarnation, snapshot).unwrap();
         closing.add_rows(rows);
         let mut refused = vec![];
         self.open.retain(|stored| closing.add(stored).map_err(|why| refused.push(why)).is_err());
-        self.xid += 1;
-        let waiting: Vec<_> = self.waiting.iter().map(|(xid, _)| xid.to_string()).collect();
-        let xmin = self.waiting.first().map_or(self.xid, |(xid, _)| *xid);
-        let snapshot = format!("{xmin}:{}:{}", self.xid, waiting.join(","));
-        let block = closing.block(self.nonce(), 0, Snapshot::parse(&snapshot).unwrap());
+        let block = closing.block(self.nonce(), 0);
         for range in closing.ranges() {
             let stored = self.ranges.remove(&range);
             let nonce = self.nonce();
@@ -184,11 +188,11 @@ impl World {
         let mut chain = Chain::new(&keys, kept);
         let mut problems: Vec<_> =
             self.blocks.iter().flat_map(|stored| chain.block(stored)).collect();
-        let (mut check, more) = chain.finish(self.incarnation);
+        let (mut check, more) = chain.finish(self.incarnation, self.now());
         problems.extend(more);
         problems.extend(self.ranges.values().filter_map(|stored| check.range(stored).err()));
         problems.extend(self.open.iter().filter_map(|stored| check.difference(stored).err()));
-        problems.extend(check.finish(&self.sums()));
+        problems.extend(check.finish(self.sums()));
         problems
     }
 }
