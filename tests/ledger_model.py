@@ -57,6 +57,28 @@ def covers(snapshot, xid):
     return xid < int(xmax) and str(xid) not in in_progress.split(",")
 
 
+def covers_all(snapshot, other):
+    """Whether a snapshot covers all transactions that another one covers."""
+    (_, xmax, in_progress), (_, other_xmax, other_in_progress) = snapshot.split(":"), other.split(":")
+    waiting = {int(xid) for xid in in_progress.split(",") if xid}
+    later = range(int(xmax), int(other_xmax))
+    return not any(covers(other, xid) for xid in [*waiting, *later])
+
+
+def settings(key_column, shift, names):
+    names = sorted(name.encode() for name in names)
+    return sized(key_column.encode()) + u8(shift) + u32(len(names)) + b"".join(map(sized, names))
+
+
+def listed(last, incarnation):
+    """The other incarnations that a block lists, after a last block."""
+    if last is None:
+        return {}
+    listed = {**last.earlier, last.incarnation: last.snapshot}
+    listed.pop(incarnation, None)
+    return listed
+
+
 class Reader:
     def __init__(self, content):
         self.rest = content
@@ -84,10 +106,17 @@ class Block:
     incarnation: int
     at: int
     snapshot: str
+    # The last snapshots of other incarnations.
+    earlier: dict
     rows: int
+    settings: bytes
     sum: int
     previous: bytes
     head: bytes
+
+    def snapshot_of(self, incarnation):
+        """The last snapshot of an incarnation that closed blocks. A snapshot of nothing if it closed none."""
+        return {**self.earlier, self.incarnation: self.snapshot}.get(incarnation, "1:1:")
 
 
 @dataclass
@@ -107,7 +136,7 @@ class Ledger:
     def __post_init__(self):
         extracted = hmac.digest(bytes(32), self.secret, "sha256")
         subkey = hmac.digest(extracted, b"keysmith/ledger/1" + u8(1), "sha256")
-        self.keys = {use: hmac.digest(subkey, u8(use) + self.id, "sha256") for use in range(1, 7)}
+        self.keys = {use: hmac.digest(subkey, u8(use) + self.id, "sha256") for use in range(1, 8)}
 
     def mac(self, use, content):
         return hmac.digest(self.keys[use], content, "sha256")
@@ -137,6 +166,16 @@ class Ledger:
     def unmasked(self, masked, kind, nonce, place):
         return (int.from_bytes(masked, "big") - self.mask(kind, nonce, place)) % MODULUS
 
+    def nonce(self, random, write):
+        """The nonce for a content, which `write` makes of a nonce and of what masks a sum."""
+        plain = write(bytes(16), lambda total, place: total.to_bytes(32, "big"))
+        return self.mac(7, random + plain)[:16]
+
+    def written(self, use, kind, random, write):
+        """A content with its nonce, its masked sums and its MAC."""
+        nonce = self.nonce(random, write)
+        return self.sealed(use, write(nonce, lambda total, place: self.masked(total, kind, nonce, place)))
+
     def sealed(self, use, content):
         return content + self.mac(use, content)
 
@@ -148,12 +187,16 @@ class Ledger:
         assert reader.number(1) == 1, "another version"
         return reader
 
-    def seal_difference(self, nonce, incarnation, xid, parts):
+    def seal_difference(self, random, incarnation, xid, parts):
         parts = {place: part for place, part in sorted(parts.items()) if part != (0, 0)}
-        content = u8(1) + u64(incarnation) + u64(xid) + nonce + u32(len(parts))
-        for place, (rows, total) in parts.items():
-            content += u64(place) + i64(rows) + self.masked(total, 1, nonce, place)
-        return self.sealed(4, content)
+
+        def write(nonce, masked):
+            content = u8(1) + u64(incarnation) + u64(xid) + nonce + u32(len(parts))
+            for place, (rows, total) in parts.items():
+                content += u64(place) + i64(rows) + masked(total, place)
+            return content
+
+        return self.written(4, 1, random, write)
 
     def open_difference(self, stored):
         reader = self.opened(4, stored)
@@ -167,23 +210,39 @@ class Ledger:
         assert not reader.rest
         return read
 
-    def seal_block(self, nonce, number, incarnation, at, snapshot, rows, total, previous=START):
-        content = u8(1) + u64(number) + u64(incarnation) + i64(at) + sized(snapshot.encode())
-        content += i64(rows) + nonce + self.masked(total, 2, nonce, 0) + previous
-        return self.sealed(5, content)
+    def seal_block(self, random, last, incarnation, at, snapshot, rows, total, settings):
+        """The block after the last one, which is None for the first."""
+        number, previous, earlier = 1, START, listed(last, incarnation)
+        if last:
+            number, previous = last.number + 1, last.head
+
+        def write(nonce, masked):
+            content = u8(1) + u64(number) + u64(incarnation) + i64(at) + sized(snapshot.encode())
+            content += u32(len(earlier))
+            for other, seen in sorted(earlier.items()):
+                content += u64(other) + sized(seen.encode())
+            return content + i64(rows) + sized(settings) + nonce + masked(total, 0) + previous
+
+        return self.written(5, 2, random, write)
 
     def open_block(self, stored):
         reader = self.opened(5, stored)
         number, incarnation, at = reader.number(8), reader.number(8), reader.number(8, signed=True)
-        snapshot = reader.take(reader.number(4)).decode()
-        rows, nonce = reader.number(8, signed=True), reader.take(16)
+        snapshot, earlier = reader.take(reader.number(4)).decode(), {}
+        for _ in range(reader.number(4)):
+            other = reader.number(8)
+            assert other not in {*earlier, incarnation} and other > max(earlier, default=-1)
+            earlier[other] = reader.take(reader.number(4)).decode()
+        rows, settings, nonce = reader.number(8, signed=True), reader.take(reader.number(4)), reader.take(16)
         total, previous = self.unmasked(reader.take(32), 2, nonce, 0), reader.take(32)
         assert not reader.rest
-        return Block(number, incarnation, at, snapshot, rows, total, previous, stored[-32:])
+        return Block(number, incarnation, at, snapshot, earlier, rows, settings, total, previous, stored[-32:])
 
-    def seal_range(self, nonce, block, place, rows, total):
-        content = u8(1) + u64(place) + u64(block) + i64(rows) + nonce + self.masked(total, 3, nonce, place)
-        return self.sealed(6, content)
+    def seal_range(self, random, block, place, rows, total):
+        def write(nonce, masked):
+            return u8(1) + u64(place) + u64(block) + i64(rows) + nonce + masked(total, place)
+
+        return self.written(6, 3, random, write)
 
     def open_range(self, stored):
         reader = self.opened(6, stored)
@@ -193,16 +252,25 @@ class Ledger:
         assert not reader.rest
         return StoredRange(place, block, rows, total)
 
-    def check(self, blocks, ranges, differences, table, own, now, heads=()):
+    def check(self, blocks, ranges, differences, table, own, now, settings, heads=()):
         """Whether the table, as the sums of its ranges, is as the ledger says. `own` is the database's
         incarnation, `now` the snapshot of the check, `heads` are pairs of a block's number and its head."""
         chain = [self.open_block(stored) for stored in sorted(blocks)]
-        previous = START
+        before, is_own, kept_until = None, False, max((number for number, _ in heads), default=0)
         for number, block in enumerate(chain, 1):
-            if block.number != number or block.previous != previous:
+            if block.number != number or block.previous != (before.head if before else START):
                 return False
-            previous = block.head
+            if block.earlier != listed(before, block.incarnation) or block.settings != settings:
+                return False
+            if before and not covers_all(block.snapshot, before.snapshot_of(block.incarnation)):
+                return False
+            if is_own and block.incarnation != own and number > kept_until:
+                return False
+            is_own = is_own or block.incarnation == own
+            before = block
         if any(number > len(chain) or chain[number - 1].head != head for number, head in heads):
+            return False
+        if not covers_all(now, chain[-1].snapshot_of(own)):
             return False
         expected, last, seen = {}, chain[-1], set()
         for part in map(self.open_range, ranges):
@@ -213,10 +281,10 @@ class Ledger:
             return False
         for difference in map(self.open_difference, differences):
             made_by = difference.incarnation
-            is_new = made_by == last.incarnation and not covers(last.snapshot, difference.xid)
-            is_own = made_by == own != last.incarnation
+            is_replay = covers(last.snapshot_of(made_by), difference.xid)
+            is_foreign = made_by not in {own, last.incarnation}
             is_ahead = made_by == own and not covers(now, difference.xid)
-            if (made_by, difference.xid) in seen or is_ahead or not (is_new or is_own):
+            if (made_by, difference.xid) in seen or is_ahead or is_foreign or is_replay:
                 return False
             seen.add((made_by, difference.xid))
             expected = added(expected, difference.parts)
@@ -239,16 +307,19 @@ def vectors():
         return f"{of:064x}"
 
     def nonce(of):
+        """The random part of a nonce."""
         return hashlib.sha256(f"nonce {of}".encode()).digest()[:16]
 
     secret, id = bytes(range(32)), bytes(range(100, 116))
     ledger = Ledger(secret, id)
-    int8, text, stamp = b"pg_catalog.int8", b"pg_catalog.text", b"pg_catalog.timestamptz"
+    int8, text, stamp = b"bigint", b"pg_catalog.text", b"timestamp with time zone"
+    address = b"public.address(street pg_catalog.text, number integer)"
     rows = [
         [],
         [(b"id", int8, i64(1))],
         [(b"id", int8, i64(7)), (b"name", text, "Zoë".encode()), (b"at", stamp, i64(-1))],
         [(b"name", text, b""), (b"id", int8, i64(7)), (b"at", stamp, None)],
+        [(b"price", b"public.price over numeric", b"1.50"), (b"at", b"public.address[] " + address, b"{}")],
         [("größe".encode(), text, b"x" * 300), (b"Z", text, b"\0"), (b"a", text, b"\xff" * 33)],
     ]
     hashes = [ledger.hash(row) for row in rows]
@@ -262,8 +333,17 @@ def vectors():
     ]
     own = incarnation(7300000000000000001, 16384)
     parts = {0: (1, hashes[1]), 2**51: (-2, -hashes[2] % MODULUS), 2**64 - 1: (0, hashes[3])}
-    first = ledger.seal_block(nonce("block 1"), 1, own, 8 * 10**14, "10:20:10,14", 3, sum(hashes[:3]) % MODULUS)
-    second = ledger.seal_block(nonce("block 2"), 2, own + 1, -1, "30:30:", -1, 0, first[-32:])
+    plans = [("id", 12, []), ("größe", 64, ["id", "Z", "größe", "a"]), ("", 0, [""])]
+    blocks, last = [], None
+    for of, at, snapshot, count, summed, plan in [
+        (own, 8 * 10**14, "10:20:10,14", 3, sum(hashes[:3]) % MODULUS, plans[0]),
+        (own + 1, -1, "30:30:", -1, 0, plans[1]),
+        (own - 1, 0, "5:5:", 2**63 - 1, MODULUS - 1, plans[1]),
+        (own, 1, "14:21:14", 0, hashes[4], plans[0]),
+    ]:
+        blocks.append(ledger.seal_block(
+            nonce(f"block {len(blocks) + 1}"), last, of, at, snapshot, count, summed, settings(*plan)))
+        last = ledger.open_block(blocks[-1])
     return {
         "secret": secret.hex(),
         "id": id.hex(),
@@ -279,9 +359,11 @@ def vectors():
                          "bytes": ledger.seal_difference(nonce(n), own, xid, of).hex()}
                         for n, (xid, of) in enumerate([(1000, parts), (2**63 + 1, {})])],
         "blocks": [{"nonce": nonce(f"block {block.number}").hex(), "incarnation": block.incarnation, "at": block.at,
-                    "snapshot": block.snapshot, "rows": block.rows, "sum": number(block.sum), "bytes": stored.hex(),
-                    "head": block.head.hex()}
-                   for stored in [first, second] for block in [ledger.open_block(stored)]],
+                    "snapshot": block.snapshot, "rows": block.rows, "settings": block.settings.hex(),
+                    "sum": number(block.sum), "bytes": stored.hex(), "head": block.head.hex()}
+                   for stored in blocks for block in [ledger.open_block(stored)]],
+        "settings": [{"key_column": key, "shift": shift, "names": names, "bytes": settings(key, shift, names).hex()}
+                     for key, shift, names in plans],
         "stored_ranges": [{"nonce": nonce(f"range {n}").hex(), "block": n + 1, "range": place, "rows": rows,
                            "sum": number(part),
                            "bytes": ledger.seal_range(nonce(f"range {n}"), n + 1, place, rows, part).hex()}

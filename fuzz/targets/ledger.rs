@@ -23,13 +23,17 @@ fuzz_target!(|data: &[u8]| {
         assert!(read.open(&keys).is_none());
     }
     let text = String::from_utf8_lossy(data);
+    let Some(now) = Snapshot::parse("9:9:") else { return };
     if let Some(snapshot) = Snapshot::parse(&text) {
         assert_eq!(snapshot.to_string(), text);
+        assert!(snapshot.covers_all(&snapshot));
+        // Two that cover different transactions do not both cover all of the other.
+        let is_same = (0..32).all(|xid| snapshot.covers(xid) == now.covers(xid));
+        assert!(is_same || !snapshot.covers_all(&now) || !now.covers_all(&snapshot));
     }
-    let mut chain = Chain::new(&keys, Heads::new());
+    let mut chain = Chain::new(&keys, Heads::new(), 1);
     assert_eq!(chain.block(data).len(), 1);
-    let Some(now) = Snapshot::parse("9:9:") else { return };
-    let (mut check, _) = chain.finish(1, now);
+    let (mut check, _) = chain.finish(now, data);
     assert!(check.range(data).is_err() && check.difference(data).is_err());
     assert!(check.finish(Sums::default()).is_empty());
 });

@@ -29,9 +29,21 @@ impl<'a> Reader<'a> {
         usize::try_from(self.bytes().map(u32::from_be_bytes)?).ok()
     }
 
+    /// Bytes that have their length before them.
+    pub fn sized(&mut self) -> Option<&'a [u8]> {
+        let length = self.length()?;
+        self.slice(length)
+    }
+
     pub fn end(&self) -> Option<()> {
         self.0.is_empty().then_some(())
     }
+}
+
+/// Appends bytes with their length before them.
+pub fn sized(to: &mut Vec<u8>, bytes: &[u8]) {
+    to.extend_from_slice(&length(bytes.len()));
+    to.extend_from_slice(bytes);
 }
 
 /// A length as four bytes. PostgreSQL has no value of 4 GB.

@@ -16,23 +16,53 @@ pub struct Closing<'a> {
     change: Sums,
     incarnation: u64,
     snapshot: Snapshot,
+    settings: Vec<u8>,
 }
 
 impl<'a> Closing<'a> {
-    /// Begins a block after the last one. It is an error if that was altered. The snapshot must be
-    /// newer than that of the last block, see the differences, and have the closing transaction in
-    /// progress.
+    /// Begins the first block of a ledger. It takes no differences.
+    pub fn first(
+        keys: &'a LedgerKeys,
+        incarnation: u64,
+        snapshot: Snapshot,
+        settings: &[u8],
+    ) -> Closing<'a> {
+        Closing::new(keys, None, incarnation, snapshot, settings)
+    }
+
+    /// Begins a block after the last one. It is an error if that was altered, or if the settings are
+    /// others. The snapshot must be newer than that of the last block, see the differences, and have
+    /// the closing transaction in progress.
     pub fn after(
+        keys: &'a LedgerKeys,
+        last: Block,
+        incarnation: u64,
+        snapshot: Snapshot,
+        settings: &[u8],
+    ) -> Result<Closing<'a>, Problem> {
+        let block = last.number;
+        if !last.is_genuine(keys) {
+            return Err(Problem::BlockAltered { block });
+        }
+        if last.settings != settings {
+            return Err(Problem::SettingsDiffer { block });
+        }
+        if !last.is_covered_by(incarnation, &snapshot) {
+            return Err(Problem::BlockAhead { block });
+        }
+        Ok(Closing::new(keys, Some(last), incarnation, snapshot, settings))
+    }
+
+    fn new(
         keys: &'a LedgerKeys,
         last: Option<Block>,
         incarnation: u64,
         snapshot: Snapshot,
-    ) -> Result<Closing<'a>, Problem> {
-        if let Some(last) = last.as_ref().filter(|last| !last.is_genuine(keys)) {
-            return Err(Problem::BlockAltered { block: last.number });
-        }
+        settings: &[u8],
+    ) -> Closing<'a> {
         let open = Open::after(last.clone(), incarnation, snapshot.clone());
-        Ok(Closing { keys, last, open, change: Sums::default(), incarnation, snapshot })
+        let (change, settings) = (Sums::default(), settings.to_vec());
+        Closing { keys, last, open, change, incarnation, snapshot, settings }
     }
 
     /// Adds the rows that a table has when its ledger begins.
@@ -43,6 +73,9 @@ impl<'a> Closing<'a> {
     /// Adds a difference that the block's snapshot sees. They come in the order of their bytes. One
     /// that is refused must stay where it is, so that each check of the ledger finds it.
     pub fn add(&mut self, stored: &[u8]) -> Result<(), Problem> {
+        if self.last.is_none() {
+            return Err(Problem::NoBlocks);
+        }
         self.change.add(&self.open.next(self.keys, stored)?);
         Ok(())
     }
@@ -52,7 +85,7 @@ impl<'a> Closing<'a> {
         let mut total = self.last.as_ref().map_or(Part::default(), |last| last.total(self.keys));
         total.add(&self.change.total());
         let when = (self.incarnation, at, self.snapshot.clone());
-        Block::after(self.keys, nonce, self.last.as_ref(), when, &total)
+        Block::after(self.keys, nonce, self.last.as_ref(), when, &total, &self.settings)
     }
 
     /// The ranges that change.
@@ -83,6 +116,7 @@ impl<'a> Closing<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::difference;
     use super::super::sum::Sum;
     use super::*;
 
@@ -98,13 +132,62 @@ mod tests {
         Snapshot::parse("5:5:").unwrap()
     }
 
+    const SETTINGS: &[u8] = b"settings";
+
+    fn first(keys: &LedgerKeys) -> Closing<'_> {
+        Closing::first(keys, 7, snapshot(), SETTINGS)
+    }
+
     #[test]
     fn a_block_does_not_follow_one_that_was_altered() {
         let (keys, other) = (keys(), LedgerKeys::unpeppered(&[1; 32], &[4; 16]));
-        let first = Closing::after(&keys, None, 7, snapshot()).unwrap().block(nonce(), 0);
-        assert!(Closing::after(&keys, Some(first.clone()), 7, snapshot()).is_ok());
-        let altered = Closing::after(&other, Some(first), 7, snapshot()).err();
-        assert_eq!(altered, Some(Problem::BlockAltered { block: 1 }));
+        let first = first(&keys).block(nonce(), 0);
+        let after = |keys| Closing::after(keys, first.clone(), 7, snapshot(), SETTINGS).err();
+        assert_eq!(after(&keys), None);
+        assert_eq!(after(&other), Some(Problem::BlockAltered { block: 1 }));
+    }
+
+    #[test]
+    fn a_block_has_the_settings_of_the_one_before() {
+        let keys = keys();
+        let first = first(&keys).block(nonce(), 0);
+        let after = Closing::after(&keys, first, 7, snapshot(), b"others").err();
+        assert_eq!(after, Some(Problem::SettingsDiffer { block: 1 }));
+    }
+
+    #[test]
+    fn a_block_covers_what_its_incarnation_covered_before() {
+        let keys = keys();
+        let closed = |last: &Block, incarnation, snapshot: &str| {
+            let snapshot = Snapshot::parse(snapshot).unwrap();
+            let closing = Closing::after(&keys, last.clone(), incarnation, snapshot, SETTINGS);
+            closing.map(|closing| closing.block(nonce(), 0))
+        };
+        let first = first(&keys).block(nonce(), 0);
+        let ahead = |block| Err(Problem::BlockAhead { block });
+        assert_eq!(closed(&first, 7, "4:4:"), ahead(1));
+        assert_eq!(closed(&first, 7, "4:9:4"), ahead(1));
+        assert!(closed(&first, 7, "5:9:5").is_ok());
+        // Another incarnation has other transactions. Then the first one goes on from where it was.
+        let second = closed(&first, 8, "3:3:").unwrap();
+        assert_eq!(closed(&second, 8, "2:2:"), ahead(2));
+        assert_eq!(closed(&second, 7, "4:4:"), ahead(2));
+        let third = closed(&second, 7, "6:6:").unwrap();
+        assert_eq!(closed(&third, 7, "5:5:"), ahead(3));
+        assert_eq!(closed(&third, 8, "2:2:"), ahead(3));
+        assert!(closed(&third, 8, "3:3:").is_ok() && closed(&third, 9, "1:1:").is_ok());
+    }
+
+    #[test]
+    fn the_first_block_takes_no_differences() {
+        let keys = keys();
+        let mut first = first(&keys);
+        let sealed = difference::seal(&keys, nonce(), 7, 4, &Sums::default()).unwrap();
+        assert_eq!(first.add(&sealed), Err(Problem::NoBlocks));
+        let first = first.block(nonce(), 0);
+        let mut next = Closing::after(&keys, first, 8, snapshot(), SETTINGS).unwrap();
+        let sealed = difference::seal(&keys, nonce(), 8, 4, &Sums::default()).unwrap();
+        assert_eq!(next.add(&sealed), Ok(()));
     }
 
     #[test]
@@ -112,7 +195,7 @@ mod tests {
         let keys = keys();
         let (mut rows, part) = (Sums::default(), Part { rows: 1, sum: Sum::of(&[9; 32]) });
         rows.insert(5, part.sum);
-        let mut closing = Closing::after(&keys, None, 7, snapshot()).unwrap();
+        let mut closing = first(&keys);
         closing.add_rows(&rows);
         let block = closing.block(nonce(), 0);
         assert_eq!(block.total(&keys), part);

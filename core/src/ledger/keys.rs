@@ -16,17 +16,14 @@ pub const SECRET_LEN: usize = 32;
 pub const NONCE_LEN: usize = 16;
 pub const MAC_LEN: usize = 32;
 
-/// 16 bytes of the operating system's generator. It masks once: what takes it keeps it.
+/// The random part of a nonce: 16 bytes of the operating system's generator. It is used once: what
+/// takes it keeps it.
 pub struct Nonce([u8; NONCE_LEN]);
 
 impl Nonce {
     /// The bytes must be new, each time.
     pub fn of(bytes: [u8; NONCE_LEN]) -> Nonce {
         Nonce(bytes)
-    }
-
-    pub(super) fn spent(self) -> [u8; NONCE_LEN] {
-        self.0
     }
 }
 
@@ -46,6 +43,7 @@ pub struct LedgerKeys {
     pub(super) difference: Keyed,
     pub(super) block: Keyed,
     pub(super) range: Keyed,
+    nonce: Keyed,
 }
 
 /// Why a ledger has no keys.
@@ -109,7 +107,17 @@ impl LedgerKeys {
             difference: key(4)?,
             block: key(5)?,
             range: key(6)?,
+            nonce: key(7)?,
         })
+    }
+
+    /// The nonce for a content, whose sums are not masked yet and whose nonce is zeros. If the random
+    /// part repeats, as in a copy of a running virtual machine, the nonce repeats only for the same
+    /// content. Then the masked sums are the same too, and reveal nothing.
+    pub(super) fn nonce(&self, random: Nonce, content: &[u8]) -> [u8; NONCE_LEN] {
+        let nonce = self.nonce.clone().chain_update(random.0).chain_update(content);
+        let nonce: [u8; MAC_LEN] = nonce.finalize().into_bytes().into();
+        nonce.first_chunk().copied().unwrap_or_else(|| unreachable!("a MAC is longer"))
     }
 
     /// A number that looks random to all who lack the key. It is added to a sum to hide it.
@@ -133,9 +141,8 @@ mod tests {
     use super::*;
 
     fn all(keys: &LedgerKeys) -> Vec<[u8; MAC_LEN]> {
-        let keys =
-            [&keys.column, &keys.row, &keys.mask, &keys.difference, &keys.block, &keys.range];
-        keys.map(|key| mac(key, b"")).to_vec()
+        let LedgerKeys { column, row, mask, difference, block, range, nonce } = keys;
+        [column, row, mask, difference, block, range, nonce].map(|key| mac(key, b"")).to_vec()
     }
 
     #[test]
@@ -148,7 +155,7 @@ mod tests {
         let mut keys: Vec<_> = each.iter().flat_map(all).collect();
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), 24);
+        assert_eq!(keys.len(), 28);
         // The secret takes the place of a pepper.
         let secret = LedgerKeys::unpeppered(&[0x11; 32], &one);
         assert_eq!(all(&secret), all(&of(1, &one)));
@@ -167,6 +174,19 @@ mod tests {
         assert_eq!(fault(&some, 2), Some(NoKeys::UnknownPepper(2)));
         // A ledger can't be replaced by one without a pepper.
         assert_eq!(fault(&some, UNPEPPERED), Some(NoKeys::Unpeppered));
+    }
+
+    #[test]
+    fn nonces_differ_by_their_random_part_and_their_content() {
+        let keys = LedgerKeys::unpeppered(&[3; 32], &[1; 16]);
+        let nonce = |random, content: &[u8]| keys.nonce(Nonce::of([random; 16]), content);
+        let nonces = [nonce(1, b""), nonce(2, b""), nonce(1, b"a"), nonce(1, b"b")];
+        for (place, one) in nonces.iter().enumerate() {
+            assert!(!nonces[..place].contains(one));
+        }
+        assert_eq!(nonce(1, b"a"), nonces[2]);
+        let other = LedgerKeys::unpeppered(&[3; 32], &[2; 16]);
+        assert_ne!(other.nonce(Nonce::of([1; 16]), b"a"), nonces[2]);
     }
 
     #[test]

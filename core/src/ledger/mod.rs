@@ -16,6 +16,7 @@ pub mod open;
 pub mod problem;
 pub mod range;
 pub mod row;
+pub mod settings;
 pub mod snapshot;
 pub mod stored_range;
 pub mod sum;

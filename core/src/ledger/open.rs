@@ -8,6 +8,7 @@ use super::snapshot::Snapshot;
 use super::sums::Sums;
 
 /// Differences that are being read, in the order of their bytes.
+#[derive(Clone)]
 pub struct Open {
     last: Option<Block>,
     incarnation: u64,
@@ -37,15 +38,13 @@ impl Open {
         if is_own && !self.now.covers(xid) {
             return Err(Problem::DifferenceForeign { xid });
         }
-        match &self.last {
-            Some(last) if last.incarnation == read.incarnation => {
-                let is_replayed = last.snapshot.covers(xid);
-                if is_replayed { Err(Problem::DifferenceReplayed { xid }) } else { Ok(sums) }
-            }
-            // The database was restored from a dump, and has closed no block yet.
-            Some(_) if is_own => Ok(sums),
-            Some(_) => Err(Problem::DifferenceForeign { xid }),
-            None => Ok(sums),
+        let Some(last) = &self.last else { return Ok(sums) };
+        if last.snapshot_of(read.incarnation).is_some_and(|closed| closed.covers(xid)) {
+            return Err(Problem::DifferenceReplayed { xid });
         }
+        // If it is not the last block's, the database was restored from a dump, and has closed no
+        // block yet.
+        let counts = is_own || read.incarnation == last.incarnation;
+        if counts { Ok(sums) } else { Err(Problem::DifferenceForeign { xid }) }
     }
 }

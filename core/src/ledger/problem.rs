@@ -25,6 +25,18 @@ pub enum Problem {
     HeadMissing {
         block: u64,
     },
+    /// It covers transactions that a later snapshot of the same incarnation does not cover.
+    BlockAhead {
+        block: u64,
+    },
+    /// Another incarnation closed it, after this one had closed blocks.
+    BlockForeign {
+        block: u64,
+    },
+    /// Later settings of the ledger are not those of the block.
+    SettingsDiffer {
+        block: u64,
+    },
 
     /// `xid` if it can be read at all.
     DifferenceAltered {
@@ -94,6 +106,35 @@ impl Problem {
         }
     }
 
+    /// The block that it is about.
+    pub fn block(&self) -> Option<u64> {
+        match *self {
+            Problem::BlocksMissing { first: block, .. }
+            | Problem::BlockAltered { block }
+            | Problem::ChainBroken { block }
+            | Problem::BlockTwice { block }
+            | Problem::HeadDiffers { block }
+            | Problem::HeadMissing { block }
+            | Problem::BlockAhead { block }
+            | Problem::BlockForeign { block }
+            | Problem::SettingsDiffer { block }
+            | Problem::RangeAhead { block, .. }
+            | Problem::RangesDifferFromBlock { block } => Some(block),
+            _ => None,
+        }
+    }
+
+    /// Whether it is about rows of the table.
+    pub fn is_of_rows(&self) -> bool {
+        matches!(
+            self,
+            Problem::RowsMissing { .. }
+                | Problem::RowsAdded { .. }
+                | Problem::RowsChanged { .. }
+                | Problem::TableDiffers { .. }
+        )
+    }
+
     /// A sentence about the ledger. Those about a range don't name it, because callers show its keys.
     pub fn text(&self) -> String {
         match *self {
@@ -116,6 +157,16 @@ impl Problem {
                 "block {block}, whose head was kept, is not there: the table is older than the head, or \
                  blocks were removed"
             ),
+            Problem::BlockAhead { block } => format!(
+                "block {block} sees transactions that are ahead: a copy of the database closed it, or its \
+                 place in the chain is wrong"
+            ),
+            Problem::BlockForeign { block } => {
+                format!("block {block} was closed in a copy of the database")
+            }
+            Problem::SettingsDiffer { block } => {
+                format!("the columns or ranges of the ledger were altered since block {block}")
+            }
             Problem::DifferenceAltered { xid: Some(xid) } => {
                 format!("the difference of transaction {xid} was altered")
             }
@@ -169,5 +220,22 @@ mod tests {
         let fewer = Problem::TableDiffers { rows: -3 };
         assert_eq!(fewer.text(), "the table has 3 rows fewer than the ledger");
         assert_eq!((fewer.range(), Problem::RowsChanged { range: 4 }.range()), (None, Some(4)));
+        let block = 3;
+        for (problem, text) in [
+            (
+                Problem::BlockAhead { block },
+                "block 3 sees transactions that are ahead: a copy of the database closed it, or its \
+                 place in the chain is wrong",
+            ),
+            (Problem::BlockForeign { block }, "block 3 was closed in a copy of the database"),
+            (
+                Problem::SettingsDiffer { block },
+                "the columns or ranges of the ledger were altered since block 3",
+            ),
+        ] {
+            assert_eq!((problem.text().as_str(), problem.block()), (text, Some(block)));
+            assert!(problem.range().is_none() && !problem.is_of_rows());
+        }
+        assert!(fewer.is_of_rows() && fewer.block().is_none());
     }
 }

@@ -32,6 +32,13 @@ pub enum Span {
     All,
 }
 
+/// A range should have more rows of a sample than this, and need not have more than that.
+const FEW_ROWS: usize = 16;
+const MANY_ROWS: usize = 256;
+
+/// There are at most 2^16 ranges with this shift. A wider one isn't needed for any keys.
+const MOST_SHIFT: u8 = 48;
+
 /// The bit of the sign. Flipped, it orders negative numbers before the others.
 const SIGN: u64 = 1 << 63;
 
@@ -46,6 +53,33 @@ impl Ranges {
             Kind::Other => 64,
         };
         Ranges { kind, shift }
+    }
+
+    /// For keys of which these are some, as their numbers: if the usual ranges would have few rows
+    /// each, as with random int8, they get wider. If one would have them all, as with uuids or texts
+    /// that begin alike, they get narrower.
+    pub fn fitting(kind: Kind, sample: &[u64]) -> Ranges {
+        let mut ranges = Ranges::of(kind);
+        let mut numbers = sample.to_vec();
+        numbers.sort_unstable();
+        let count = |shift: u8| {
+            let range = |number: &u64| number.checked_shr(shift.into()).unwrap_or(0);
+            numbers.chunk_by(|one, next| range(one) == range(next)).count()
+        };
+        while ranges.shift < MOST_SHIFT && count(ranges.shift) > numbers.len() / FEW_ROWS + 2 {
+            ranges.shift += 1;
+        }
+        let many = numbers.len() / MANY_ROWS;
+        let is_known = kind == Kind::Bytes && many > 0;
+        while is_known && ranges.shift > 0 && count(ranges.shift - 1) <= many {
+            ranges.shift -= 1;
+        }
+        ranges
+    }
+
+    /// The number of a key: the range that it would have without a shift.
+    pub fn number(kind: Kind, content: &[u8]) -> u64 {
+        Ranges { kind, shift: 0 }.range(content)
     }
 
     /// The range of a row, by the content of its primary key's first column: the same bytes that its
@@ -120,6 +154,79 @@ mod tests {
                 ranges.range(&content);
                 ranges.span(range);
             }
+        }
+    }
+
+    /// Numbers that look random, always the same ones.
+    fn random() -> impl Iterator<Item = u64> {
+        std::iter::successors(Some(1u64), |number| {
+            let number = number ^ number << 13;
+            let number = number ^ number >> 7;
+            Some(number ^ number << 17)
+        })
+    }
+
+    fn count(ranges: Ranges, sample: &[u64]) -> usize {
+        let found =
+            sample.iter().map(|number| number.checked_shr(ranges.shift.into()).unwrap_or(0));
+        found.collect::<std::collections::BTreeSet<_>>().len()
+    }
+
+    #[test]
+    fn ranges_fit_keys() {
+        let sequential = |step: u64, count: u64| -> Vec<u64> {
+            let key = |key: u64| Ranges::number(Kind::Integer, &(key * step).to_be_bytes());
+            (0..count).map(key).collect()
+        };
+        // Keys of a sequence, all of them or one in a hundred, of a small or a large table.
+        for sample in [sequential(1, 30_000), sequential(100, 30_000), sequential(1, 3)] {
+            assert_eq!(Ranges::fitting(Kind::Integer, &sample), Ranges::of(Kind::Integer));
+        }
+
+        // With the usual shift, each number has another range. Now there are 2^16 ranges at most.
+        let sample: Vec<_> = random().take(30_000).collect();
+        assert_eq!(count(Ranges::of(Kind::Integer), &sample), 30_000);
+        for kind in [Kind::Integer, Kind::Timestamp] {
+            assert_eq!(Ranges::fitting(kind, &sample).shift, MOST_SHIFT);
+        }
+        let ranges = Ranges::fitting(Kind::Integer, &sample[..100]);
+        assert_eq!(ranges.shift, MOST_SHIFT);
+        assert_eq!(
+            (ranges.range(&i64::MIN.to_be_bytes()), ranges.range(&i64::MAX.to_be_bytes())),
+            (0, 65_535)
+        );
+        let sample: Vec<_> = sample.iter().map(|number| number >> 16).collect();
+        let ranges = Ranges::fitting(Kind::Integer, &sample);
+        assert!(ranges.shift < MOST_SHIFT && count(ranges, &sample) <= 30_000 / FEW_ROWS + 1);
+
+        // Random uuids and texts have the usual ranges, and so has nothing.
+        let sample: Vec<_> = random().take(30_000).collect();
+        assert_eq!(Ranges::fitting(Kind::Bytes, &sample).shift, 52);
+        for kind in [Kind::Integer, Kind::Timestamp, Kind::Date, Kind::Bytes, Kind::Other] {
+            assert_eq!(Ranges::fitting(kind, &[]), Ranges::of(kind));
+            assert_eq!(Ranges::fitting(kind, &[7]), Ranges::of(kind));
+        }
+        let other = Ranges::number(Kind::Other, b"x");
+        assert_eq!(Ranges::fitting(Kind::Other, &[other; 9999]), Ranges::of(Kind::Other));
+    }
+
+    #[test]
+    fn keys_that_begin_alike_have_narrower_ranges() {
+        // Keys of a year: uuids of version 7 begin with milliseconds, in 48 bits.
+        let year = 31_536_000_000_u64;
+        let uuid = |number: u64| {
+            let at = 1_790_000_000_000 + number % year;
+            Ranges::number(Kind::Bytes, &(at << 16 | 0x7abc).to_be_bytes())
+        };
+        let uuids: Vec<_> = random().take(30_000).map(uuid).collect();
+        let text = |number: u64| format!("key_{:016}", number % 1_000_000 * 10_000_000_000);
+        let text = |number| Ranges::number(Kind::Bytes, text(number).as_bytes());
+        let texts: Vec<_> = random().take(30_000).map(text).collect();
+        for sample in [uuids, texts] {
+            assert_eq!(count(Ranges::of(Kind::Bytes), &sample), 1);
+            let ranges = Ranges::fitting(Kind::Bytes, &sample);
+            let found = count(ranges, &sample);
+            assert!(ranges.shift < 52 && (20..=117).contains(&found), "{ranges:?} {found}");
         }
     }
 

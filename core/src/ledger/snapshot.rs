@@ -49,6 +49,16 @@ impl Snapshot {
     pub fn covers(&self, xid: u64) -> bool {
         xid < self.xmax && (xid < self.xmin || self.in_progress.binary_search(&xid).is_err())
     }
+
+    /// Whether it covers each transaction that another one covers, as a newer snapshot of the same
+    /// server does.
+    pub fn covers_all(&self, other: &Snapshot) -> bool {
+        let is_not_covered = |xid: &u64| !other.covers(*xid);
+        // Those that only the other one may cover: they begin later than this snapshot.
+        let later = other.xmax.saturating_sub(self.xmax);
+        let in_progress = other.in_progress.iter().filter(|xid| **xid >= self.xmax).count();
+        self.in_progress.iter().all(is_not_covered) && in_progress as u64 == later
+    }
 }
 
 fn number(text: &str) -> Option<u64> {
@@ -80,8 +90,49 @@ mod tests {
         }
 
         #[test]
+        fn a_snapshot_covers_all_that_another_covers(one in snapshots(), other in snapshots()) {
+            let covers_all = (0..24).all(|xid| one.covers(xid) || !other.covers(xid));
+            prop_assert_eq!(one.covers_all(&other), covers_all, "{} {}", one, other);
+            prop_assert!(one.covers_all(&one));
+        }
+
+        #[test]
         fn any_text_can_be_read(text in any::<String>()) {
             Snapshot::parse(&text);
+        }
+    }
+
+    fn snapshots() -> impl Strategy<Value = Snapshot> {
+        (1u64..20, 0u64..4, any::<u8>()).prop_map(|(xmin, length, listed)| {
+            let listed: Vec<_> = (0..length).filter(|bit| listed & 1u8 << bit != 0).collect();
+            let listed: Vec<_> = listed.iter().map(|xid| (xmin + xid).to_string()).collect();
+            Snapshot::parse(&format!("{xmin}:{}:{}", xmin + length, listed.join(","))).unwrap()
+        })
+    }
+
+    #[test]
+    fn a_newer_snapshot_covers_all_that_an_older_one_covers() {
+        let covers_all = |one: &str, other: &str| {
+            Snapshot::parse(one).unwrap().covers_all(&Snapshot::parse(other).unwrap())
+        };
+        for (older, newer) in [
+            ("10:20:10,14", "10:20:10,14"),
+            ("10:20:10,14", "10:20:10"),
+            ("10:20:10,14", "14:20:14"),
+            ("10:20:10,14", "10:25:10,14,20,24"),
+            // The newest transactions of the older one are in progress.
+            ("10:20:18,19", "18:18:"),
+        ] {
+            assert!(covers_all(newer, older), "{newer} {older}");
+        }
+        for (ahead, behind) in [
+            ("10:20:10,14", "10:19:10,14"),
+            ("10:20:10", "10:20:10,14"),
+            ("20:20:", "19:20:19"),
+            ("10:20:18", "18:18:"),
+            ("10:18446744073709551615:", "10:20:"),
+        ] {
+            assert!(!covers_all(behind, ahead), "{behind} {ahead}");
         }
     }
 

@@ -23,18 +23,23 @@ pub struct StoredRange {
 
 /// Writes a range.
 pub fn seal(keys: &LedgerKeys, nonce: Nonce, block: u64, range: u64, part: &Part) -> Vec<u8> {
-    let nonce = nonce.spent();
-    let mut masked = part.sum;
-    masked += keys.mask(Masked::Range, &nonce, range);
+    let nonce = keys.nonce(nonce, &content(block, range, part, [0; NONCE_LEN]));
+    let mut masked = *part;
+    masked.sum += keys.mask(Masked::Range, &nonce, range);
+    let mut written = content(block, range, &masked, nonce);
+    let mac = mac(&keys.range, &written);
+    written.extend_from_slice(&mac);
+    written
+}
+
+fn content(block: u64, range: u64, part: &Part, nonce: [u8; NONCE_LEN]) -> Vec<u8> {
     let mut written = Vec::with_capacity(CONTENT_LEN + MAC_LEN);
     written.push(VERSION);
     written.extend_from_slice(&range.to_be_bytes());
     written.extend_from_slice(&block.to_be_bytes());
     written.extend_from_slice(&part.rows.to_be_bytes());
     written.extend_from_slice(&nonce);
-    written.extend_from_slice(&masked.to_bytes());
-    let mac = mac(&keys.range, &written);
-    written.extend_from_slice(&mac);
+    written.extend_from_slice(&part.sum.to_bytes());
     written
 }
 
@@ -82,6 +87,21 @@ mod tests {
         assert_eq!(read.open(&keys()), Some(part()));
         assert_eq!(read.open(&LedgerKeys::unpeppered(&[1; 32], &[3; 16])), None);
         assert_ne!(read.masked, part().sum);
+    }
+
+    #[test]
+    fn a_nonce_is_for_one_content() {
+        let nonce = |block, range, rows, random| {
+            let part = Part { rows, ..part() };
+            let stored = seal(&keys(), Nonce::of([random; 16]), block, range, &part);
+            StoredRange::decode(&stored).unwrap().nonce
+        };
+        let all = [nonce(6, 5, 3, 4), nonce(7, 5, 3, 4), nonce(6, 6, 3, 4), nonce(6, 5, 2, 4)];
+        for (place, one) in all.iter().enumerate() {
+            assert!(!all[..place].contains(one));
+        }
+        assert_eq!(nonce(6, 5, 3, 4), all[0]);
+        assert!(!all.contains(&nonce(6, 5, 3, 5)));
     }
 
     proptest! {

@@ -75,6 +75,12 @@ impl Sums {
         total
     }
 
+    /// How many ranges it knows.
+    #[inline]
+    pub fn ranges(&self) -> usize {
+        self.0.len()
+    }
+
     pub fn is_zero(&self) -> bool {
         self.parts().next().is_none()
     }

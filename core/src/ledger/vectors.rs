@@ -6,6 +6,7 @@ use super::incarnation::incarnation;
 use super::keys::{LedgerKeys, Nonce};
 use super::range::{Kind, Ranges};
 use super::row::RowPlan;
+use super::settings::settings;
 use super::snapshot::Snapshot;
 use super::stored_range::{self, StoredRange};
 use super::sum::Sum;
@@ -132,12 +133,24 @@ fn blocks_are_those_of_the_vectors() {
     for vector in vectors["blocks"].as_array().unwrap().iter().map(Vector) {
         let snapshot = Snapshot::parse(vector.text("snapshot")).unwrap();
         let when = (vector.unsigned("incarnation"), vector.signed("at"), snapshot);
-        let block = Block::after(&keys(), vector.nonce(), last.as_ref(), when, &vector.part());
+        let (part, settings) = (vector.part(), vector.bytes("settings"));
+        let block = Block::after(&keys(), vector.nonce(), last.as_ref(), when, &part, &settings);
         assert_eq!(hex::encode(block.encode()), vector.text("bytes"));
         assert_eq!(hex::encode(block.head()), vector.text("head"));
         last = Some(block);
     }
-    assert_eq!(last.map(|block| block.number), Some(2));
+    assert_eq!(last.map(|block| block.number), Some(4));
+}
+
+#[test]
+fn settings_are_those_of_the_vectors() {
+    each("settings", |vector| {
+        let names = vector.0["names"].as_array().unwrap().iter();
+        let names: Vec<_> = names.map(|name| name.as_str().unwrap().to_owned()).collect();
+        let shift = u8::try_from(vector.unsigned("shift")).unwrap();
+        let written = settings(vector.text("key_column"), shift, &names);
+        assert_eq!(hex::encode(written), vector.text("bytes"));
+    });
 }
 
 #[test]

@@ -17,6 +17,12 @@ pub type Heads = BTreeMap<u64, Vec<[u8; MAC_LEN]>>;
 pub struct Chain<'a> {
     keys: &'a LedgerKeys,
     kept: Heads,
+    /// The number of the highest kept head.
+    kept_until: Option<u64>,
+    /// The incarnation of the database.
+    incarnation: u64,
+    /// Whether this incarnation closed a block.
+    is_own: bool,
     number: u64,
     /// The block before, if it is genuine and its number is the one before.
     before: Option<Block>,
@@ -25,8 +31,11 @@ pub struct Chain<'a> {
 }
 
 impl<'a> Chain<'a> {
-    pub fn new(keys: &'a LedgerKeys, kept: Heads) -> Chain<'a> {
-        Chain { keys, kept, number: 0, before: None, last: None }
+    /// `incarnation` is that of the database.
+    pub fn new(keys: &'a LedgerKeys, kept: Heads, incarnation: u64) -> Chain<'a> {
+        let kept_until = kept.keys().next_back().copied();
+        let (number, before, last) = (0, None, None);
+        Chain { keys, kept, kept_until, incarnation, is_own: false, number, before, last }
     }
 
     /// Checks the next block, in the order of their bytes.
@@ -49,6 +58,14 @@ impl<'a> Chain<'a> {
             problems.push(Problem::BlocksMissing { first: next, last: number - 1 });
         } else if (self.before.is_some() || number == 1) && !block.follows(self.before.as_ref()) {
             problems.push(Problem::ChainBroken { block: number });
+        } else if let Some(before) = &self.before {
+            problems.extend(ahead(before, block.incarnation, &block.snapshot));
+            problems.extend(altered(before, &block.settings));
+        }
+        if block.incarnation == self.incarnation {
+            self.is_own = true;
+        } else if self.is_own && self.kept_until < Some(number) {
+            problems.push(Problem::BlockForeign { block: number });
         }
         let kept = self.kept.remove(&number).unwrap_or_default();
         if kept.iter().any(|head| *head != block.head()) {
@@ -60,15 +77,19 @@ impl<'a> Chain<'a> {
         problems
     }
 
-    /// Goes on to the table, after the last block. `incarnation` is that of the database, and `now` the
-    /// snapshot that sees all.
-    pub fn finish(self, incarnation: u64, now: Snapshot) -> (Check<'a>, Vec<Problem>) {
+    /// Goes on to the table, after the last block. `now` is the snapshot that sees all, and `settings`
+    /// are those of the ledger.
+    pub fn finish(self, now: Snapshot, settings: &[u8]) -> (Check<'a>, Vec<Problem>) {
         let missing = self.kept.keys().map(|number| Problem::HeadMissing { block: *number });
         let mut problems: Vec<_> = missing.collect();
         if self.number == 0 {
             problems.push(Problem::NoBlocks);
         }
-        let open = Open::after(self.last.clone(), incarnation, now);
+        if let Some(last) = &self.last {
+            problems.extend(ahead(last, self.incarnation, &now));
+            problems.extend(altered(last, settings));
+        }
+        let open = Open::after(self.last.clone(), self.incarnation, now);
         let check = Check {
             keys: self.keys,
             last: self.last,
@@ -80,7 +101,20 @@ impl<'a> Chain<'a> {
     }
 }
 
+/// The problem if a block sees more of an incarnation than a snapshot that was taken later.
+fn ahead(block: &Block, incarnation: u64, later: &Snapshot) -> Option<Problem> {
+    let is_ahead = !block.is_covered_by(incarnation, later);
+    is_ahead.then_some(Problem::BlockAhead { block: block.number })
+}
+
+/// The problem if the settings after a block are not those that it has.
+fn altered(block: &Block, settings: &[u8]) -> Option<Problem> {
+    let is_altered = block.settings != settings;
+    is_altered.then_some(Problem::SettingsDiffer { block: block.number })
+}
+
 /// A table that is being checked.
+#[derive(Clone)]
 pub struct Check<'a> {
     keys: &'a LedgerKeys,
     last: Option<Block>,

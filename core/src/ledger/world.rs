@@ -7,6 +7,7 @@ use super::keys::{LedgerKeys, Nonce};
 use super::problem::Problem;
 use super::range::{Kind, Ranges};
 use super::row::RowPlan;
+use super::settings::settings;
 use super::snapshot::Snapshot;
 use super::sum::Sum;
 use super::sums::Sums;
@@ -15,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub const HOME: u64 = 7;
 
+/// Four keys for each range.
+const SHIFT: u8 = 2;
+
 #[derive(Clone)]
 pub struct World {
     pub incarnation: u64,
@@ -22,6 +26,7 @@ pub struct World {
     pub blocks: BTreeSet<Vec<u8>>,
     pub ranges: BTreeMap<u64, Vec<u8>>,
     pub open: BTreeSet<Vec<u8>>,
+    pub settings: Vec<u8>,
     /// Differences of transactions that are in progress.
     waiting: Vec<(u64, Vec<u8>)>,
     xid: u64,
@@ -38,8 +43,7 @@ fn hash(plan: &RowPlan, key: i64, value: u8) -> (u64, Sum) {
     for column in plan.columns() {
         row.value(column, &contents[column.place]);
     }
-    // Four keys for each range.
-    let ranges = Ranges { shift: 2, ..Ranges::of(Kind::Integer) };
+    let ranges = Ranges { shift: SHIFT, ..Ranges::of(Kind::Integer) };
     (ranges.range(&contents[0]), row.finish())
 }
 
@@ -48,7 +52,7 @@ pub fn range(key: i64) -> u64 {
 }
 
 fn plan() -> RowPlan {
-    RowPlan::of(&keys(), &[(b"id", b"pg_catalog.int8"), (b"value", b"pg_catalog.bytea")])
+    RowPlan::of(&keys(), &[(b"id", b"bigint"), (b"value", b"pg_catalog.bytea")])
 }
 
 impl World {
@@ -60,11 +64,15 @@ impl World {
             blocks: BTreeSet::new(),
             ranges: BTreeMap::new(),
             open: BTreeSet::new(),
+            settings: settings("id", SHIFT, &[]),
             waiting: vec![],
             xid: 3,
             nonce: 0,
         };
-        world.close_with(&world.sums());
+        let keys = keys();
+        let mut first = Closing::first(&keys, HOME, world.now(), &world.settings);
+        first.add_rows(&world.sums());
+        world.write(&first);
         world
     }
 
@@ -138,23 +146,32 @@ impl World {
         Snapshot::parse(&format!("{xmin}:{}:{}", self.xid + 1, waiting.join(","))).unwrap()
     }
 
+    /// Whether all that a snapshot covers is past here.
+    pub fn is_past(&self, snapshot: &Snapshot) -> bool {
+        self.now().covers_all(snapshot)
+    }
+
     pub fn last(&self) -> Option<Block> {
         self.blocks.last().map(|stored| Block::decode(stored).unwrap())
     }
 
     /// Closes a block. Returns what it refused.
     pub fn close(&mut self) -> Vec<Problem> {
-        self.close_with(&Sums::default())
-    }
-
-    fn close_with(&mut self, rows: &Sums) -> Vec<Problem> {
         let keys = keys();
         self.xid += 1;
-        let snapshot = self.now();
-        let mut closing = Closing::after(&keys, self.last(), self.incarnation, snapshot).unwrap();
-        closing.add_rows(rows);
+        let Some(last) = self.last() else { return vec![Problem::NoBlocks] };
+        let closing = Closing::after(&keys, last, self.incarnation, self.now(), &self.settings);
+        let mut closing = match closing {
+            Ok(closing) => closing,
+            Err(problem) => return vec![problem],
+        };
         let mut refused = vec![];
         self.open.retain(|stored| closing.add(stored).map_err(|why| refused.push(why)).is_err());
+        self.write(&closing);
+        refused
+    }
+
+    fn write(&mut self, closing: &Closing) {
         let block = closing.block(self.nonce(), 0);
         for range in closing.ranges() {
             let stored = self.ranges.remove(&range);
@@ -163,7 +180,11 @@ impl World {
             self.ranges.extend(stored.map(|stored| (range, stored)));
         }
         self.blocks.insert(block.encode());
-        refused
+    }
+
+    /// Uses up transaction ids without differences.
+    pub fn skip(&mut self, count: u64) {
+        self.xid += count;
     }
 
     /// Goes on with other nonces, as a transaction that is rolled back leaves it.
@@ -171,9 +192,14 @@ impl World {
         self.nonce += 1000;
     }
 
-    /// The state as a dump has it, in another database.
+    /// The state as a dump has it, or a database that was made of this one: in another database.
     pub fn restored(&self, incarnation: u64) -> World {
         World { incarnation, waiting: vec![], ..self.clone() }
+    }
+
+    /// This database, with the table and the ledger of another state.
+    pub fn replaced(&self, other: &World) -> World {
+        World { incarnation: self.incarnation, xid: self.xid, waiting: vec![], ..other.clone() }
     }
 
     pub fn head(&self) -> (u64, [u8; 32]) {
@@ -185,10 +211,10 @@ impl World {
         for (number, head) in heads {
             kept.entry(*number).or_default().push(*head);
         }
-        let mut chain = Chain::new(&keys, kept);
+        let mut chain = Chain::new(&keys, kept, self.incarnation);
         let mut problems: Vec<_> =
             self.blocks.iter().flat_map(|stored| chain.block(stored)).collect();
-        let (mut check, more) = chain.finish(self.incarnation, self.now());
+        let (mut check, more) = chain.finish(self.now(), &self.settings);
         problems.extend(more);
         problems.extend(self.ranges.values().filter_map(|stored| check.range(stored).err()));
         problems.extend(self.open.iter().filter_map(|stored| check.difference(stored).err()));

@@ -1,7 +1,12 @@
 //! Histories and attacks.
 
+use super::super::block::Block;
+use super::super::keys::Nonce;
 use super::super::problem::Problem::{self, *};
-use super::super::world::{HOME, World, range};
+use super::super::snapshot::Snapshot;
+use super::super::sums::Part;
+use super::super::world::{HOME, World, keys, range};
+use super::{Chain, Heads};
 use proptest::prelude::*;
 
 /// Keys 0 to 19, in five ranges; two blocks, and two differences since.
@@ -185,6 +190,179 @@ fn a_copy_that_goes_on_is_ahead() {
     assert!(matches!(found(&world)[..], [DifferenceReplayed { .. }, RowsAdded { rows: 1, .. }]));
 }
 
+/// A copy of the database has the same id and the same key, and its server closes blocks for everyone
+/// who may write there.
+#[test]
+fn a_block_of_another_copy_is_foreign() {
+    let home = world();
+    let mut evil = home.restored(9);
+    evil.set(60, 6);
+    assert_eq!(evil.close(), []);
+    evil.set(61, 6);
+    assert_eq!(evil.check(&[]), []);
+    let (foreign, block) = (BlockForeign { block: 3 }, Block::decode(evil.blocks.last().unwrap()));
+
+    // All of it in the place of the original's.
+    let mut moved = evil.restored(HOME);
+    assert_eq!(moved.check(&[]), [foreign]);
+    assert_eq!(moved.check(&[home.head()]), [foreign]);
+    // It stays, even if the original closes blocks afterwards.
+    assert_eq!(moved.close(), []);
+    moved.set(62, 6);
+    moved.close();
+    assert_eq!(moved.check(&[home.head()]), [foreign]);
+    // A head that was kept after it accepts it.
+    assert_eq!(moved.check(&[moved.head()]), []);
+    assert_eq!(moved.check(&[(3, block.unwrap().head())]), []);
+
+    // Differences of the original can't be repeated after it: it has the original's snapshot.
+    let mut world = home.clone();
+    let old = world.open.clone();
+    world.close();
+    let mut evil = world.restored(9);
+    evil.close();
+    let mut moved = evil.restored(HOME);
+    moved.open.extend(old);
+    let found = moved.check(&[]);
+    assert_eq!(found[0], BlockForeign { block: 4 });
+    assert!(matches!(found[1..], [DifferenceReplayed { .. }, DifferenceReplayed { .. }, ..]));
+    assert_eq!(moved.close().len(), 2);
+}
+
+/// A dump of a restored dump is put back in the first database. The blocks in between are of another
+/// one, and a kept head says that they are meant.
+#[test]
+fn a_database_may_return_if_a_head_is_kept() {
+    let home = world();
+    let mut away = home.restored(8);
+    away.close();
+    away.set(60, 1);
+    let mut back = away.restored(HOME);
+    let old = home.open.clone();
+    assert_eq!(back.check(&[]), [BlockForeign { block: 3 }]);
+    assert_eq!(back.check(&[away.head()]), []);
+    back.set(61, 1);
+    assert_eq!(back.close(), []);
+    back.set(62, 1);
+    assert_eq!(back.check(&[away.head()]), []);
+    assert_eq!(back.check(&[back.head()]), []);
+    // Differences that either database has in a block are not accepted again.
+    for old in old.iter().chain(&away.open) {
+        let mut back = back.clone();
+        back.open.insert(old.clone());
+        let found = back.check(&[away.head()]);
+        assert!(
+            matches!(found[..], [DifferenceReplayed { .. } | DifferenceForeign { .. }]),
+            "{found:?}"
+        );
+    }
+    // In the copy, blocks of the database that it was made of are usual.
+    assert_eq!(away.check(&[]), []);
+}
+
+/// A standby that was promoted has the same incarnation.
+#[test]
+fn a_block_of_a_promoted_copy_is_ahead() {
+    let mut home = world();
+    let mut copy = home.clone();
+    copy.set(60, 6);
+    assert_eq!(copy.close(), []);
+    let ahead = BlockAhead { block: 3 };
+    let moved = |home: &World| home.replaced(&copy);
+    assert_eq!(moved(&home).check(&[home.head()]), [ahead]);
+    // It can't be continued.
+    assert_eq!(moved(&home).close(), [ahead]);
+    home.close();
+    assert_eq!(moved(&home).check(&[home.head()]), [HeadDiffers { block: 3 }, ahead]);
+    // What goes unnoticed without a head: the original has used as many transactions.
+    home.skip(9);
+    assert_eq!(moved(&home).check(&[]), []);
+    assert_eq!(moved(&home).check(&[home.head()]), [HeadDiffers { block: 3 }]);
+}
+
+/// Blocks with genuine MACs, as only a holder of the secret can write them.
+#[test]
+fn a_chain_of_one_incarnation_only_goes_on() {
+    let check = |plans: &[(u64, &str, &[u8])]| {
+        let (keys, mut last) = (keys(), None);
+        let mut chain = Chain::new(&keys, Heads::new(), HOME);
+        let mut problems = vec![];
+        for (incarnation, snapshot, settings) in plans {
+            let when = (*incarnation, 0, Snapshot::parse(snapshot).unwrap());
+            let nonce = Nonce::of([0; 16]);
+            let block = Block::after(&keys, nonce, last.as_ref(), when, &Part::default(), settings);
+            problems.extend(chain.block(&block.encode()));
+            last = Some(block);
+        }
+        problems.extend(chain.finish(Snapshot::parse("20:20:").unwrap(), b"a").1);
+        problems
+    };
+    let ahead = |block| BlockAhead { block };
+    assert_eq!(check(&[(8, "9:9:", b"a"), (HOME, "5:5:", b"a"), (HOME, "5:7:5", b"a")]), []);
+    assert_eq!(check(&[(HOME, "5:5:", b"a"), (HOME, "5:7:5", b"a")]), []);
+    assert_eq!(check(&[(HOME, "5:5:", b"a"), (HOME, "4:7:4", b"a")]), [ahead(1)]);
+    assert_eq!(check(&[(HOME, "5:9:", b"a"), (HOME, "5:8:", b"a")]), [ahead(1)]);
+    assert_eq!(check(&[(8, "5:9:", b"a"), (9, "1:1:", b"a"), (8, "5:8:", b"a")]), [ahead(2)]);
+    // The newest snapshot of the database itself, even if others closed blocks after it.
+    assert_eq!(check(&[(HOME, "5:21:", b"a")]), [ahead(1)]);
+    let foreign = BlockForeign { block: 2 };
+    assert_eq!(check(&[(HOME, "5:21:", b"a"), (8, "5:5:", b"a")]), [foreign, ahead(2)]);
+    assert_eq!(check(&[(8, "5:99:", b"a")]), []);
+
+    let altered = |block| SettingsDiffer { block };
+    assert_eq!(check(&[(HOME, "5:5:", b"a"), (HOME, "5:5:", b"b")]), [altered(1), altered(2)]);
+    assert_eq!(check(&[(HOME, "5:5:", b"b"), (HOME, "5:5:", b"a")]), [altered(1)]);
+    assert_eq!(check(&[(HOME, "5:5:", b"b")]), [altered(1)]);
+}
+
+#[test]
+fn settings_are_those_of_the_last_block() {
+    let mut world = world();
+    let altered = SettingsDiffer { block: 2 };
+    world.settings.push(0);
+    assert_eq!(world.check(&[]), [altered]);
+    assert_eq!(world.close(), [altered]);
+    assert_eq!(world.check(&[]), [altered]);
+    world.settings.pop();
+    assert_eq!(world.close(), []);
+    assert_eq!(world.check(&[]), []);
+}
+
+/// Differences don't make a ledger: without blocks, nothing says with which rows it began.
+#[test]
+fn without_blocks_no_block_is_closed() {
+    let mut world = world();
+    world.blocks.clear();
+    assert_eq!(world.close(), [NoBlocks]);
+    assert_eq!(world.check(&[])[0], NoBlocks);
+}
+
+/// What goes unnoticed without the newest head: blocks are removed, ranges put back as they were at an
+/// older block, and chosen differences since then put back, with their rows.
+#[test]
+fn any_transactions_since_the_last_kept_head_can_be_undone() {
+    let mut world = world();
+    world.close();
+    let old = world.clone();
+    world.set(6, 6);
+    world.set(30, 6);
+    let open = world.open.clone();
+    world.close();
+    world.set(40, 6);
+    world.close();
+    let heads = [old.head(), world.head()];
+    assert_eq!(world.check(&heads), []);
+
+    let mut undone = world.replaced(&old);
+    undone.open = open.last().cloned().into_iter().collect();
+    undone.table.insert(30, 6);
+    assert_eq!(undone.check(&heads[..1]), []);
+    assert_eq!(undone.check(&heads), [HeadMissing { block: 5 }]);
+    // Nothing before a kept head can be undone like this.
+    undone.blocks.pop_last();
+    assert_eq!(undone.check(&heads[..1])[0], HeadMissing { block: 3 });
+}
+
 #[test]
 fn blocks_are_not_altered_removed_or_replaced() {
     let mut world = world();
@@ -285,7 +463,8 @@ enum Act {
     Change(Vec<(i64, Option<u8>)>, bool),
     CommitAll,
     Close,
-    Restore,
+    /// Goes on in another database, or again in the first one.
+    Restore(bool),
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -294,7 +473,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         8 => (changes, any::<bool>()).prop_map(|(changes, waits)| Act::Change(changes, waits)),
         2 => Just(Act::CommitAll),
         3 => Just(Act::Close),
-        1 => Just(Act::Restore),
+        1 => any::<bool>().prop_map(Act::Restore),
     ];
     proptest::collection::vec(act, 1..20)
 }
@@ -308,11 +487,12 @@ fn lived(acts: &[Act]) -> Vec<World> {
             Act::Change(changes, waits) => world.change(changes, *waits),
             Act::CommitAll => world.commit_all(),
             Act::Close => assert_eq!(world.close(), []),
-            Act::Restore => {
+            Act::Restore(returns) => {
                 // A dump has the table without what is in progress.
                 world.commit_all();
                 assert_eq!(world.close(), []);
-                world = world.restored(world.incarnation + 1);
+                let new = 10 + states.len() as u64;
+                world = world.restored(if *returns { HOME } else { new });
             }
         }
         let mut settled = world.clone();
@@ -345,7 +525,8 @@ proptest! {
         if closes {
             world.close();
         }
-        let found: Vec<_> = world.check(&[]).iter().map(|problem| problem.range()).collect();
+        let found = world.check(&[world.head()]);
+        let found: Vec<_> = found.iter().map(|problem| problem.range()).collect();
         let expected = if world.table == before { vec![] } else { vec![Some(range(key))] };
         prop_assert_eq!(found, expected);
     }
@@ -368,5 +549,91 @@ proptest! {
             prop_assert!(mixed.open.is_subset(&now.open));
             prop_assert!(mixed.table == now.table || mixed.open != now.open);
         }
+    }
+
+    /// Genuine parts of a copy of an older state, which went on, are put in the place of those of now.
+    /// Without a head that was kept since, it goes unnoticed only if the copy is a physical one, and
+    /// not ahead.
+    #[test]
+    fn parts_of_copies_are_found(
+        before in acts(), after in acts(), from in any::<proptest::sample::Index>(), parts in 1u8..16,
+        is_physical in any::<bool>(),
+    ) {
+        let states = lived(&before);
+        let (old, now) = (from.get(&states), states.last().unwrap());
+        let incarnation = if is_physical { old.incarnation } else { 9 };
+        let mut copy = old.restored(incarnation);
+        for act in &after {
+            match act {
+                Act::Change(changes, _) => copy.change(changes, false),
+                // It may refuse differences of the database that it is a copy of.
+                _ => drop(copy.close()),
+            }
+        }
+        let mut mixed = now.clone();
+        if parts & 1 != 0 { mixed.table = copy.table.clone() }
+        if parts & 2 != 0 { mixed.blocks = copy.blocks.clone() }
+        if parts & 4 != 0 { mixed.ranges = copy.ranges.clone() }
+        if parts & 8 != 0 { mixed.open = copy.open.clone() }
+        let is_own = |block: &Block| block.incarnation == now.incarnation;
+        let has_own = now.blocks.iter().any(|stored| is_own(&Block::decode(stored).unwrap()));
+        // A head that was kept when the copy was made, where the database had closed a block.
+        if has_own && old.incarnation == now.incarnation && mixed.check(&[old.head()]).is_empty() {
+            if is_physical {
+                let last = mixed.last().unwrap();
+                prop_assert!(now.is_past(&last.snapshot) || !is_own(&last));
+            } else if old.last().is_some_and(|last| is_own(&last)) {
+                prop_assert!(mixed.blocks.is_subset(&now.blocks));
+                prop_assert!(mixed.open.iter().all(|stored| stored[1..9] != 9u64.to_be_bytes()));
+            }
+        }
+        // The newest head.
+        let is_known = !is_physical && now.last().is_some_and(|last| is_own(&last));
+        if is_known && mixed.check(&[now.head()]).is_empty() {
+            prop_assert_eq!(&mixed.blocks, &now.blocks);
+            prop_assert!(mixed.open.iter().all(|stored| stored[1..9] != 9u64.to_be_bytes()));
+            prop_assert!(mixed.table == now.table || mixed.open != now.open);
+        }
+    }
+
+    /// Altered settings are found, whatever happened.
+    #[test]
+    fn altered_settings_are_found(acts in acts(), closes in any::<bool>()) {
+        let mut world = lived(&acts).pop().unwrap();
+        world.settings.push(1);
+        let block = world.last().unwrap().number;
+        if closes {
+            prop_assert_eq!(world.close(), [SettingsDiffer { block }]);
+        }
+        prop_assert_eq!(world.check(&[world.head()]), [SettingsDiffer { block }]);
+    }
+
+    /// Chosen transactions since a kept head are undone, whatever blocks there are since then. Heads
+    /// of these blocks show it.
+    #[test]
+    fn transactions_are_undone_only_without_the_newest_head(
+        acts in acts(), keys in proptest::collection::vec(100i64..200, 1..6),
+        chosen in any::<u8>(), closes in 1u8..4,
+    ) {
+        let mut world = lived(&acts).pop().unwrap();
+        world.close();
+        let mut undone = world.clone();
+        for (place, key) in keys.iter().enumerate() {
+            let before = world.clone();
+            world.set(*key, 1);
+            let is_new = !before.table.contains_key(key);
+            if is_new && chosen & 1u8 << place != 0 {
+                undone.table.insert(*key, 1);
+                undone.open.extend(world.open.difference(&before.open).cloned());
+            }
+        }
+        for _ in 0..closes {
+            world.close();
+        }
+        let kept = undone.head();
+        undone.skip(99);
+        prop_assert_eq!(undone.check(&[kept]), []);
+        let found = undone.check(&[kept, world.head()]);
+        prop_assert_eq!(found, [HeadMissing { block: world.head().0 }]);
     }
 }
