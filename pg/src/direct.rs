@@ -7,7 +7,8 @@
 
 use pgrx::pg_sys::{
     BlockNumber, Buffer, Datum, ForkNumber, HeapTuple, LOCKMODE, LWLock, LWLockMode, Latch,
-    LockRelId, MemoryContext, Oid, Relation, Snapshot, TimestampTz, TupleDesc,
+    LockRelId, MemoryContext, Oid, Relation, Snapshot, TimestampTz, TupleDesc, TupleTableSlot,
+    Tuplestorestate,
 };
 use std::ffi::{c_int, c_void};
 
@@ -28,6 +29,14 @@ unsafe extern "C-unwind" {
         buffer: *mut Buffer,
         keeps_buffer: bool,
     ) -> bool;
+
+    pub fn tuplestore_gettupleslot(
+        store: *mut Tuplestorestate,
+        forward: bool,
+        copy: bool,
+        slot: *mut TupleTableSlot,
+    ) -> bool;
+    pub fn slot_getsomeattrs_int(slot: *mut TupleTableSlot, columns: c_int);
 
     // These raise no error, unless memory is corrupt.
     pub fn GetUserId() -> Oid;

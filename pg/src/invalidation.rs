@@ -30,11 +30,21 @@ unsafe extern "C-unwind" fn call(then: Datum, relation: Oid) {
 pub fn on_role(then: fn()) {
     // The owner of the database is a member of pg_database_owner.
     use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, DATABASEOID};
-    for cache in [AUTHMEMROLEMEM, AUTHOID, DATABASEOID] {
+    call_for(&[AUTHMEMROLEMEM, AUTHOID, DATABASEOID], then);
+}
+
+/// Registers `then`, which is called when types or schemas may have changed. It must not fail.
+pub fn on_type(then: fn()) {
+    use pg_sys::SysCacheIdentifier::{NAMESPACEOID, TYPEOID};
+    call_for(&[TYPEOID, NAMESPACEOID], then);
+}
+
+fn call_for(caches: &[pg_sys::SysCacheIdentifier::Type], then: fn()) {
+    for cache in caches {
         // SAFETY: as above.
         unsafe {
             let then = Datum::from(then as usize);
-            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(call_of_cache), then);
+            pg_sys::CacheRegisterSyscacheCallback(*cache as i32, Some(call_of_cache), then);
         }
     }
 }

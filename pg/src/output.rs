@@ -1,6 +1,6 @@
 //! Formats values with the output functions of built-in types.
 
-use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
+use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Oid};
 use std::ffi::CStr;
 
 /// # Safety
@@ -33,14 +33,38 @@ pub fn client_address() -> Option<String> {
 
 /// A timestamptz as PostgreSQL writes it in JSON, the same in every session.
 pub fn iso_timestamp(moment: i64) -> String {
+    in_json(pg_sys::TIMESTAMPTZOID, Datum::from(moment))
+}
+
+/// A timestamp or a date as PostgreSQL writes it in JSON.
+fn in_json(kind: Oid, moment: Datum) -> String {
     let mut text = [0; pg_sys::MAXDATELEN as usize + 1];
     // SAFETY: the text of a timestamp, with a NUL at its end, is no longer than MAXDATELEN.
     unsafe {
-        let no_zone = std::ptr::null();
-        let kind = pg_sys::TIMESTAMPTZOID;
-        pg_sys::JsonEncodeDateTime(text.as_mut_ptr(), Datum::from(moment), kind, no_zone);
+        pg_sys::JsonEncodeDateTime(text.as_mut_ptr(), moment, kind, std::ptr::null());
         CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned()
     }
+}
+
+/// A value as PostgreSQL writes it in JSON: of a timestamp or a date, given its number; of any other
+/// type, the number. A number outside the type's range becomes the least or greatest value.
+pub fn number_of_type(kind: Oid, number: i64) -> String {
+    let (least, end) = match kind {
+        pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID => {
+            (-211_813_488_000_000_000, 9_223_371_331_200_000_000)
+        }
+        pg_sys::DATEOID => (-2_451_545, 2_145_031_949),
+        pg_sys::INT2OID => return number.clamp(i16::MIN.into(), i16::MAX.into()).to_string(),
+        pg_sys::INT4OID => return number.clamp(i32::MIN.into(), i32::MAX.into()).to_string(),
+        _ => return number.to_string(),
+    };
+    if number < least {
+        return "-infinity".into();
+    }
+    if number >= end {
+        return "infinity".into();
+    }
+    in_json(kind, Datum::from(number))
 }
 
 /// An interval of this many microseconds, in the session's format.

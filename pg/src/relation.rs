@@ -2,9 +2,15 @@
 
 use crate::transaction::must_be_in_progress;
 use crate::{major, text};
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, FormData_pg_attribute, FormData_pg_class, Oid, TupleDesc};
 use std::ffi::{CStr, c_char};
 use std::marker::PhantomData;
+
+unsafe extern "C-unwind" {
+    /// pgrx has no binding for it.
+    fn typeInheritsFrom(descendant: Oid, ancestor: Oid) -> bool;
+}
 
 /// An open table. It stays open for `'a`.
 #[derive(Clone, Copy)]
@@ -67,6 +73,17 @@ impl<'a> RelationView<'a> {
             pgrx::direct_function_call::<Oid>(pg_sys::pg_partition_root, &[Some(own.into())])
         };
         (top.unwrap_or(own), true)
+    }
+
+    /// Whether the table inherits from another, directly or through others, as partitions do.
+    pub fn inherits_from(self, ancestor: Oid) -> bool {
+        // SAFETY: look-ups in catalogs, inside a transaction; the relation is open. There is no type
+        // if the other relation was dropped.
+        unsafe {
+            let kind = pg_sys::get_rel_type_id(ancestor);
+            let own = (*(*self.relation).rd_rel).reltype;
+            kind != Oid::INVALID && pg_guard_ffi_boundary(|| typeInheritsFrom(own, kind))
+        }
     }
 
     /// Sends a relcache invalidation for the table to all sessions when the transaction commits.
@@ -172,4 +189,11 @@ pub fn column_number(relation: Oid, name: &CStr) -> i16 {
     must_be_in_progress();
     // SAFETY: a look-up by a name, a C string, which is not kept.
     unsafe { pg_sys::get_attnum(relation, name.as_ptr()) }
+}
+
+/// Whether a table has a column of this name, in the database's encoding, that is not generated.
+pub fn has_plain_column(relation: Oid, name: &CStr) -> bool {
+    let number = column_number(relation, name);
+    // SAFETY: a look-up of a column that exists.
+    number > 0 && unsafe { pg_sys::get_attgenerated(relation, number) } == 0
 }

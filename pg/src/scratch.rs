@@ -94,7 +94,11 @@ impl Scratch {
     /// Nothing that was allocated in it may be used afterwards.
     pub unsafe fn reset(&self) {
         // SAFETY: as the caller promises.
-        unsafe { pg_sys::MemoryContextReset(self.0) };
+        unsafe {
+            if !(*self.0).isReset || !(*self.0).firstchild.is_null() {
+                pg_sys::MemoryContextReset(self.0);
+            }
+        }
     }
 }
 

@@ -75,6 +75,12 @@ pub fn has_process(pid: i32) -> bool {
     is_attached() && !unsafe { pg_sys::BackendPidGetProc(pid) }.is_null()
 }
 
+/// Whether this process applies changes that come by logical replication.
+pub fn applies_changes() -> bool {
+    // SAFETY: reads a variable of the process.
+    unsafe { pg_sys::IsLogicalWorker() }
+}
+
 /// The operating system's id of the user that runs the process.
 pub fn effective_user() -> u32 {
     // SAFETY: a system call that always succeeds.

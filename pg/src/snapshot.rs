@@ -44,6 +44,37 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// Its text as a pg_snapshot. On a standby it has all transactions below `xmax` as decided:
+    /// PostgreSQL does not tell there which of those that are listed are subtransactions.
+    pub fn text(&self) -> String {
+        // SAFETY: the snapshot is registered, and its array is as long as it says.
+        let (xmin, xmax, mut listed) = unsafe {
+            let snapshot = &*self.registered;
+            let xmax = full_id(snapshot.xmax);
+            if snapshot.takenDuringRecovery {
+                return format!("{xmax}:{xmax}:");
+            }
+            let listed = (0..snapshot.xcnt as usize).map(|n| full_id(*snapshot.xip.add(n)));
+            (full_id(snapshot.xmin), xmax, listed.collect::<Vec<u64>>())
+        };
+        listed.retain(|xid| (xmin..xmax).contains(xid));
+        listed.sort_unstable();
+        listed.dedup();
+        let listed: Vec<String> = listed.iter().map(u64::to_string).collect();
+        format!("{xmin}:{xmax}:{}", listed.join(","))
+    }
+}
+
+/// The full id of a transaction that is not older than half of all ids.
+fn full_id(xid: pg_sys::TransactionId) -> u64 {
+    // SAFETY: reads a counter in shared memory.
+    let next = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
+    let xid = xid.into_inner();
+    let full = next & !u64::from(u32::MAX) | u64::from(xid);
+    if full > next { full.saturating_sub(1 << 32) } else { full }
+}
+
 impl Drop for Snapshot {
     fn drop(&mut self) {
         if !std::thread::panicking() {

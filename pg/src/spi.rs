@@ -275,6 +275,22 @@ pub fn each(statement: &str, params: &[Param], mut with: impl FnMut(ResultRow)) 
     Ok(())
 }
 
+/// The same, under a snapshot.
+pub fn each_under(
+    snapshot: &Snapshot,
+    statement: &str,
+    params: &[Param],
+    with: impl FnMut(ResultRow),
+) -> Result<()> {
+    // SAFETY: the snapshot is registered; it is popped again, or by the abort after an error.
+    unsafe {
+        pg_sys::PushActiveSnapshot(snapshot.registered());
+        let result = each(statement, params, with);
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}
+
 /// Values as SPI takes them.
 struct Given {
     oids: Vec<Oid>,

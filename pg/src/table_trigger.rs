@@ -14,10 +14,11 @@ pub struct Trigger {
     pub arguments: Vec<String>,
     /// When it is called, as pg_trigger has it.
     kind: u32,
-    /// Whether the table has it as a partition of another table.
-    pub(crate) is_of_the_whole: bool,
+    is_of_the_whole: bool,
     /// Whether it is enabled in this session.
     pub fires: bool,
+    /// The mode in which it is enabled, as pg_trigger has it.
+    enabled: u8,
 }
 
 impl Trigger {
@@ -39,7 +40,18 @@ impl Trigger {
             kind: u32::from(trigger.tgtype as u16),
             is_of_the_whole: trigger.tgisclone,
             fires: fires(trigger),
+            enabled: trigger.tgenabled as u8,
         }
+    }
+
+    /// Whether it is enabled in this mode.
+    pub fn is_enabled(&self, mode: FiresOn) -> bool {
+        self.enabled == mode as u8
+    }
+
+    /// Whether the table has it as a partition of another table.
+    pub fn is_of_the_whole(&self) -> bool {
+        self.is_of_the_whole
     }
 
     /// Whether inserts call it.
@@ -74,10 +86,22 @@ impl RelationView<'_> {
 }
 
 fn fires(trigger: &pg_sys::Trigger) -> bool {
-    // SAFETY: a setting of this session.
-    let is_replica = unsafe {
-        pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as i32
-    };
     let enabled = trigger.tgenabled as u8;
-    enabled == b'A' || enabled == if is_replica { b'R' } else { b'O' }
+    enabled == b'A' || enabled == if is_replica() { b'R' } else { b'O' }
+}
+
+/// Whether `session_replication_role` is `replica`, so that usual triggers don't fire.
+pub fn is_replica() -> bool {
+    // SAFETY: a setting of this session.
+    unsafe { pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as i32 }
+}
+
+/// When a trigger fires, as `ALTER TABLE … ENABLE TRIGGER` sets it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum FiresOn {
+    /// Unless the session applies changes of another server.
+    Origin = b'O' as isize,
+    /// Only if it does.
+    Replica = b'R' as isize,
+    Always = b'A' as isize,
 }

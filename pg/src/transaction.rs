@@ -125,6 +125,13 @@ pub fn has_written() -> bool {
     unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }
 
+/// The full id of the transaction, outside of savepoints. It gets one if it has none.
+pub fn full_id() -> u64 {
+    must_be_in_progress();
+    // SAFETY: a transaction is in progress. PostgreSQL raises an error if it can't have an id.
+    unsafe { pg_sys::GetTopFullTransactionId() }.value
+}
+
 /// Whether the transaction is READ ONLY. All transactions on a standby are.
 #[inline]
 pub fn is_read_only() -> bool {

@@ -4,8 +4,10 @@ use crate::error::Result;
 use crate::memo;
 use crate::relation::RelationView;
 use crate::tuple::Tuple;
+use crate::user_table::{UserRow, each_row_in_store};
 use pgrx::pg_sys::{self, Datum, FmgrInfo, HeapTuple, MemoryContext, TriggerData};
 use std::ffi::CStr;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 /// Declares trigger functions: `sql_symbol => path::to::function`, each of them
@@ -52,6 +54,13 @@ pub struct TriggerCall<'a> {
     function: *mut FmgrInfo,
     /// A memory context that lives at least as long as the call.
     memory: MemoryContext,
+}
+
+/// One of the transition tables.
+#[derive(Clone, Copy)]
+pub enum Copies {
+    Old,
+    New,
 }
 
 /// What a trigger function returns.
@@ -108,6 +117,12 @@ impl<'a> TriggerCall<'a> {
         self.data.tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE
     }
 
+    /// The trigger's name, in the database's encoding.
+    pub fn name(&self) -> &CStr {
+        // SAFETY: the executor has a copy of the trigger, which outlives the call.
+        unsafe { CStr::from_ptr((*self.data.tg_trigger).tgname) }
+    }
+
     pub fn arguments(&self) -> Vec<&CStr> {
         // SAFETY: the executor has a copy of the trigger, which outlives the call. It has as
         // many arguments as it says, each a C string.
@@ -151,6 +166,32 @@ impl<'a> TriggerCall<'a> {
         let copies = copies.into_iter().find(|copies| !copies.is_null())?;
         // SAFETY: the statement's transition table, which outlives its triggers.
         Some(unsafe { pg_sys::tuplestore_tuple_count(copies) })
+    }
+
+    /// Calls `body` for each old row, or each new row, that the statement's transition table has. The
+    /// columns up to `last` are read.
+    pub fn each_copied_row(
+        &self,
+        which: Copies,
+        last: i16,
+        mut body: impl FnMut(&UserRow) -> Result<()>,
+    ) -> Result<()> {
+        let copies = match which {
+            Copies::Old => self.data.tg_oldtable,
+            Copies::New => self.data.tg_newtable,
+        };
+        if copies.is_null() {
+            return Ok(());
+        }
+        let description = self.relation().description().get();
+        // SAFETY: the statement's transition table has rows of the trigger's table, and outlives the
+        // call.
+        unsafe {
+            each_row_in_store(copies, description, last, |row| {
+                body(row)?;
+                Ok(ControlFlow::Continue(()))
+            })
+        }
     }
 
     /// The value that `make` returned earlier in this statement, if it still `fits`; otherwise a

@@ -141,6 +141,12 @@ impl ResultRow<'_> {
         datum.map(|datum| unsafe { varlena::bytes(datum) }.to_vec())
     }
 
+    pub fn tid(&self, column: usize) -> Option<pg_sys::ItemPointerData> {
+        let datum = self.datum(column, &[pg_sys::TIDOID])?;
+        // SAFETY: a tid is a pointer to it, which the row holds.
+        Some(unsafe { *datum.cast_mut_ptr::<pg_sys::ItemPointerData>() })
+    }
+
     /// The elements of a text[].
     pub fn texts(&self, column: usize) -> Vec<Vec<u8>> {
         let datum = self.datum(column, &[pg_sys::TEXTARRAYOID]);

@@ -5,27 +5,28 @@ use pg::context::Owned;
 use pg::relation::{Description, is_generated, name_bytes};
 use pg::settings::set_while;
 use pg::text::utf8;
-use pg::types::{self, Output};
+use pg::types::{self, Fixed, Output};
 use pg::value::Value;
 use pgrx::pg_sys::{self, FormData_pg_attribute, Oid};
-use std::borrow::Cow;
 use std::ffi::CStr;
 use std::rc::Rc;
 
 /// The columns that a seal covers, in the order of their names.
 pub struct CanonicalForm {
     table: Vec<u8>,
-    columns: Vec<Column>,
+    columns: Vec<CanonicalColumn>,
     needs_settings: bool,
     /// The number of columns that the table had, dropped columns included.
     all: usize,
 }
 
-struct Column {
-    number: i16,
+/// A column whose values are written in a form that no setting changes.
+pub struct CanonicalColumn {
+    pub number: i16,
     oid: Oid,
-    name: Vec<u8>,
-    kind: Vec<u8>,
+    /// Its name, and that of its type, in UTF-8.
+    pub name: Vec<u8>,
+    pub kind: Vec<u8>,
     how: How,
 }
 
@@ -33,6 +34,8 @@ struct Column {
 enum How {
     /// Text, in UTF-8.
     Text,
+    Bytes,
+    Fixed(Fixed),
     /// By the binary output function of its type.
     Send(Output),
     /// By the text output function of its type.
@@ -42,29 +45,29 @@ enum How {
 /// OIDs below this are the same in every cluster.
 const FIRST_UNPINNED: u32 = 10_000;
 
-/// Types whose binary output is the same under all settings.
-const PLAIN: [Oid; 21] = [
-    pg_sys::BOOLOID,
-    pg_sys::CHAROID,
-    pg_sys::INT2OID,
-    pg_sys::INT4OID,
-    pg_sys::INT8OID,
-    pg_sys::OIDOID,
-    pg_sys::FLOAT4OID,
-    pg_sys::FLOAT8OID,
+/// Other types whose binary output is the same under all settings.
+const PLAIN: [Oid; 6] = [
     pg_sys::NUMERICOID,
-    pg_sys::UUIDOID,
-    pg_sys::DATEOID,
-    pg_sys::TIMEOID,
     pg_sys::TIMETZOID,
-    pg_sys::TIMESTAMPOID,
-    pg_sys::TIMESTAMPTZOID,
     pg_sys::INTERVALOID,
-    pg_sys::BYTEAOID,
     pg_sys::INETOID,
     pg_sys::CIDROID,
     pg_sys::MACADDROID,
-    pg_sys::MONEYOID,
+];
+
+/// Types whose values are OIDs of objects, and are written as names.
+const NAMES: [Oid; 11] = [
+    pg_sys::REGCLASSOID,
+    pg_sys::REGCOLLATIONOID,
+    pg_sys::REGCONFIGOID,
+    pg_sys::REGDICTIONARYOID,
+    pg_sys::REGNAMESPACEOID,
+    pg_sys::REGOPEROID,
+    pg_sys::REGOPERATOROID,
+    pg_sys::REGPROCOID,
+    pg_sys::REGPROCEDUREOID,
+    pg_sys::REGROLEOID,
+    pg_sys::REGTYPEOID,
 ];
 
 impl CanonicalForm {
@@ -73,14 +76,14 @@ impl CanonicalForm {
     /// computes after the row was sealed.
     pub fn of(description: Description, table: &[u8], seal: i16, names: &[&[u8]]) -> CanonicalForm {
         let memory = Rc::new(Owned::new());
-        let mut columns: Vec<Column> = description
+        let mut columns: Vec<CanonicalColumn> = description
             .columns()
             .filter(|column| names.is_empty() || names.contains(&name_bytes(column)))
             .filter(|column| column.attnum != seal && !is_generated(column))
-            .map(|column| Column::of(column, &memory))
+            .map(|column| CanonicalColumn::of(column, &memory))
             .collect();
         columns.sort_by(|left, right| left.name.cmp(&right.name));
-        let needs_settings = columns.iter().any(Column::needs_settings);
+        let needs_settings = columns.iter().any(CanonicalColumn::needs_settings);
         let all = description.attributes().len();
         CanonicalForm { table: utf8(table).into_owned(), columns, needs_settings, all }
     }
@@ -93,7 +96,7 @@ impl CanonicalForm {
     /// Whether the form is for a table of this description.
     pub fn fits(&self, description: Description) -> bool {
         description.attributes().len() == self.all
-            && self.columns.iter().all(|column| description.has(column.number, column.oid))
+            && self.columns.iter().all(|column| column.is(description))
     }
 
     /// Writes a row, given the values of its columns.
@@ -102,19 +105,25 @@ impl CanonicalForm {
             let mut written = RowImage::of(&self.table);
             for column in &self.columns {
                 if let Some(value) = value(column.number) {
-                    written.value(&column.name, &column.kind, &column.how.content(value));
+                    column
+                        .write(value, |content| written.value(&column.name, &column.kind, content));
                 }
             }
             written
         };
-        if self.needs_settings { set_while(&SETTINGS, write) } else { write() }
+        with_settings(self.needs_settings, write)
     }
 }
 
-impl Column {
-    fn of(attribute: &FormData_pg_attribute, memory: &Rc<Owned>) -> Column {
+/// Runs `body` with the settings that values are written with, if it needs them.
+pub fn with_settings<T>(needs_settings: bool, body: impl FnOnce() -> T) -> T {
+    if needs_settings { set_while(&SETTINGS, body) } else { body() }
+}
+
+impl CanonicalColumn {
+    pub fn of(attribute: &FormData_pg_attribute, memory: &Rc<Owned>) -> CanonicalColumn {
         let (number, oid) = (attribute.attnum, attribute.atttypid);
-        Column {
+        CanonicalColumn {
             number,
             oid,
             name: utf8(name_bytes(attribute)).into_owned(),
@@ -123,40 +132,74 @@ impl Column {
         }
     }
 
+    /// Its type.
+    pub fn oid(&self) -> Oid {
+        self.oid
+    }
+
     /// Whether the output of its values depends on settings.
-    fn needs_settings(&self) -> bool {
-        !matches!(self.how, How::Text) && !PLAIN.contains(&types::base(self.oid))
+    pub fn needs_settings(&self) -> bool {
+        match self.how {
+            How::Text | How::Bytes | How::Fixed(_) => false,
+            How::Send(_) | How::Output(_) => !PLAIN.contains(&types::base(self.oid)),
+        }
+    }
+
+    /// Whether a column of a description is this one.
+    pub fn is(&self, description: Description) -> bool {
+        description.has(self.number, self.oid)
+    }
+
+    /// Passes on a value as it is written.
+    #[inline]
+    pub fn write<T>(&self, value: Value, to: impl FnOnce(&[u8]) -> T) -> T {
+        match &self.how {
+            How::Text => to(&utf8(value.bytes())),
+            How::Bytes => to(value.bytes()),
+            How::Fixed(fixed) => fixed.with(value, to),
+            How::Send(output) => to(&output.written(value)),
+            How::Output(output) => to(&utf8(&output.written(value))),
+        }
     }
 }
 
 impl How {
     /// Binary output is exact, and that of most types does not depend on settings. But the binary
-    /// output of rows and of arrays of user-defined types has the OIDs of these types, which
-    /// change with a restore.
+    /// output of rows and of arrays of user-defined types has the OIDs of these types, and that of
+    /// regclass and the like has the OIDs of objects. These change with a restore.
     fn of(kind: Oid, memory: &Rc<Owned>) -> How {
         let base = types::base(kind);
         if [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BPCHAROID, pg_sys::JSONOID].contains(&base)
         {
             return How::Text;
         }
-        let element = types::element(base);
-        let has_numbers = types::is_composite(element.unwrap_or(base))
-            || element.is_some_and(|element| element.to_u32() >= FIRST_UNPINNED);
-        let binary = if has_numbers { None } else { Output::binary(kind, memory) };
-        binary.map_or_else(|| How::Output(Output::text(kind, memory)), How::Send)
-    }
-
-    fn content<'a>(&self, value: Value<'a>) -> Cow<'a, [u8]> {
-        match self {
-            How::Text => utf8(value.bytes()),
-            How::Send(output) => Cow::Owned(output.written(value)),
-            How::Output(output) => Cow::Owned(utf8(&output.written(value)).into_owned()),
+        if base == pg_sys::BYTEAOID {
+            return How::Bytes;
         }
+        if let Some(fixed) = Fixed::of(kind) {
+            return How::Fixed(fixed);
+        }
+        let is_text = has_numbers(base);
+        let binary = if is_text { None } else { Output::binary(kind, memory) };
+        binary.map_or_else(|| How::Output(Output::text(kind, memory)), How::Send)
     }
 }
 
+/// Whether the binary output of a type has OIDs, or can't be had. That of arrays, ranges and the like
+/// has that of what they are made of, and arrays have the OID of their elements' type.
+fn has_numbers(kind: Oid) -> bool {
+    let base = types::base(kind);
+    let is_foreign = |element: Oid| element.to_u32() >= FIRST_UNPINNED;
+    types::is_composite(base)
+        || NAMES.contains(&base)
+        || !types::has_binary_output(base)
+        || types::element(base).is_some_and(is_foreign)
+        || types::inner(base).is_some_and(has_numbers)
+}
+
 /// The settings on which the output of values depends, as every seal has them.
-const SETTINGS: [(&CStr, &CStr); 8] = [
+const SETTINGS: [(&CStr, &CStr); 9] = [
+    (c"quote_all_identifiers", c"off"),
     (c"client_encoding", c"UTF8"),
     (c"datestyle", c"ISO, YMD"),
     (c"intervalstyle", c"postgres"),

@@ -1,6 +1,6 @@
 //! Rows of application tables: digests in place of values, and seals.
 
-mod canonical;
+pub mod canonical;
 mod columns;
 mod cycle;
 mod digest;
@@ -10,9 +10,9 @@ mod hash;
 mod pages;
 pub mod progress;
 mod protect;
-mod seal;
+pub mod seal;
 mod seals;
 mod support;
 mod trigger;
 mod value;
-mod verify;
+pub mod verify;

@@ -33,16 +33,21 @@ fn verify_rows(call: &Call) -> Result<Option<Datum>> {
     let result = ResultSet::of(call);
     let snapshot = Latest::now();
     for part in parts.iter().filter(|part| part.has_rows()) {
-        check(part, &trigger.arguments, &snapshot, result)?;
+        broken_seals(part, &trigger.arguments, &snapshot, |row, key, problem| {
+            let (table, place) = (Cell::regclass(part.oid()), Cell::tid(row.place()));
+            result.put([table, place, key, Cell::text(problem)]);
+        })?;
     }
     Ok(None)
 }
 
-fn check(
+/// Passes on each row of a table whose seal is missing or wrong, with its primary key and what is
+/// wrong. `arguments` are those of the trigger that seals the rows.
+pub fn broken_seals(
     part: &UserTable,
     arguments: &[String],
     snapshot: &Latest,
-    result: ResultSet,
+    mut to: impl FnMut(&UserRow, Cell, &str),
 ) -> Result<()> {
     // The arguments of the trigger are in the encoding of the database.
     let arguments: Vec<CString> =
@@ -59,9 +64,7 @@ fn check(
             next = next.saturating_add(portion);
         }
         if let Err(problem) = plan.check(|column| row.value(column)) {
-            let (table, place) = (Cell::regclass(part.oid()), Cell::tid(row.place()));
-            let problem = problem.text();
-            key.show(row, |key| result.put([table, place, key, Cell::text(&problem)]))?;
+            key.show(row, |key| to(row, key, &problem.text()))?;
         }
         Ok(ControlFlow::Continue(()))
     })

@@ -7,6 +7,7 @@ use std::ptr::null_mut;
 
 unsafe extern "C-unwind" {
     fn find_all_inheritors(parent: Oid, lock: LOCKMODE, parents: *mut *mut List) -> *mut List;
+    fn get_partition_ancestors(partition: Oid) -> *mut List;
     fn RelationGetPartitionKey(relation: Relation) -> *mut c_void;
     fn has_partition_attrs(
         relation: Relation,
@@ -27,11 +28,29 @@ unsafe extern "C-unwind" {
 pub unsafe fn inheritors(parent: Oid, lock: LOCKMODE) -> Vec<Oid> {
     // SAFETY: as the caller promises; find_all_inheritors returns a list of OIDs. Nothing inside of
     // the guard needs dropping.
-    unsafe {
-        let list = pg_guard_ffi_boundary(|| find_all_inheritors(parent, lock, null_mut()));
-        let count = usize::try_from((*list).length).unwrap_or_default();
-        (0..count).map(|n| (*(*list).elements.add(n)).oid_value).collect()
-    }
+    unsafe { oids(pg_guard_ffi_boundary(|| find_all_inheritors(parent, lock, null_mut()))) }
+}
+
+/// The OIDs of the tables that a partition belongs to, the topmost last.
+///
+/// # Safety
+/// Inside a transaction. This may raise an error.
+pub unsafe fn ancestors(partition: Oid) -> Vec<Oid> {
+    // SAFETY: as the caller promises; get_partition_ancestors returns a list of OIDs.
+    unsafe { oids(pg_guard_ffi_boundary(|| get_partition_ancestors(partition))) }
+}
+
+/// # Safety
+/// A list of OIDs, or null for an empty one.
+unsafe fn oids(list: *mut List) -> Vec<Oid> {
+    // SAFETY: as the caller promises.
+    let list = unsafe { list.as_ref() };
+    let read = |list: &List| {
+        let count = usize::try_from(list.length).unwrap_or_default();
+        // SAFETY: the list has so many elements.
+        (0..count).map(|n| unsafe { (*list.elements.add(n)).oid_value }).collect()
+    };
+    list.map_or(Vec::new(), read)
 }
 
 /// Reads the partition key. The relcache entry keeps it.

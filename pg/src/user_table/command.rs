@@ -5,20 +5,26 @@
 //! OID. The name in the statement is never looked up.
 
 use super::UserTable;
+use crate::table_trigger::FiresOn;
 use crate::text;
 use crate::transaction::must_be_in_progress;
 use pgrx::pg_sys::{self, Node, NodeTag, ObjectAddress, Oid};
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 use std::ptr::null_mut;
 
 /// `CREATE TRIGGER`. The function is given by its OID, too.
 pub fn create_trigger(table: &UserTable, statement: &str, function: Oid) {
+    create_trigger_firing(table, statement, function, FiresOn::Origin);
+}
+
+/// `CREATE TRIGGER`, and `ALTER TABLE … ENABLE … TRIGGER`.
+pub fn create_trigger_firing(table: &UserTable, statement: &str, function: Oid, mode: FiresOn) {
     let (statement, text) = parsed(statement, NodeTag::T_CreateTrigStmt);
     observed(statement, || {
         // SAFETY: the statement is one of that kind. PostgreSQL locks the table and checks
         // the caller's privileges.
         let address = unsafe {
-            pg_sys::CreateTrigger(
+            pg_sys::CreateTriggerFiringOn(
                 statement.cast(),
                 text.as_ptr(),
                 table.oid(),
@@ -30,6 +36,7 @@ pub fn create_trigger(table: &UserTable, statement: &str, function: Oid) {
                 null_mut(),
                 false,
                 false,
+                mode as c_char,
             )
         };
         Some(address)

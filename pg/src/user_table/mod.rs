@@ -14,10 +14,13 @@ mod trigger;
 mod update;
 
 pub use crate::relation::column_name;
-pub use crate::table_trigger::Trigger;
-pub use command::{add_column, comment, comment_of, create_trigger, drop_trigger};
+pub use crate::table_trigger::{FiresOn, Trigger};
+pub use command::{
+    add_column, comment, comment_of, create_trigger, create_trigger_firing, drop_trigger,
+};
 pub use function::ours;
 pub use restricted::as_owner;
+pub(crate) use scan::each_row_in_store;
 pub use scan::{Latest, UserRow, each_row, each_row_of};
 pub use update::{set_constraints_immediate, update_in_place};
 
@@ -91,6 +94,19 @@ impl UserTable {
         Ok(Some(UserTable::open(oid)).filter(|part| !part.is_of_another_session()))
     }
 
+    /// A table that TRUNCATE is about to empty, and so has locked.
+    pub fn being_truncated(table: RelationView) -> UserTable {
+        UserTable::open(table.oid())
+    }
+
+    /// The table and all tables that inherit from it, without a check of rights on these: who may read
+    /// or change a table may do so with their rows.
+    pub fn parts_as_they_are(&self, lock: LOCKMODE) -> Vec<UserTable> {
+        let is_one = |oid: &Oid| is_table(facts(*oid).map_or(0, |facts| facts.kind));
+        let parts = self.part_ids(lock).into_iter().filter(is_one).map(UserTable::open);
+        parts.filter(|part| !part.is_of_another_session()).collect()
+    }
+
     /// Opens a table that is locked.
     fn open(oid: Oid) -> UserTable {
         // SAFETY: PostgreSQL raises an error if the table was dropped.
@@ -133,7 +149,7 @@ impl UserTable {
         unsafe { catalogs::inheritors(self.oid(), lock) }
     }
 
-    fn view(&self) -> RelationView<'_> {
+    pub fn view(&self) -> RelationView<'_> {
         // SAFETY: the table is open as long as `self` lives.
         unsafe { RelationView::new(self.0) }
     }
@@ -177,8 +193,34 @@ impl UserTable {
         if is_catalog { Err(refusal(&self.name())) } else { Ok(()) }
     }
 
+    /// Raises an error if a statement of this session is using the table. `command` is for its message.
+    pub fn must_not_be_in_use(&self, command: &CStr) {
+        // SAFETY: the table is open, once; the command is a C string.
+        unsafe { pg_sys::CheckTableNotInUse(self.0, command.as_ptr()) };
+    }
+
     pub fn is_temporary(&self) -> bool {
         self.view().class(|class| class.relpersistence as u8) == pg_sys::RELPERSISTENCE_TEMP
+    }
+
+    pub fn is_unlogged(&self) -> bool {
+        self.view().class(|class| class.relpersistence as u8) == pg_sys::RELPERSISTENCE_UNLOGGED
+    }
+
+    pub fn is_partition(&self) -> bool {
+        self.view().class(|class| class.relispartition)
+    }
+
+    pub fn is_partitioned(&self) -> bool {
+        self.kind() == pg_sys::RELKIND_PARTITIONED_TABLE
+    }
+
+    /// The name of a foreign table that inherits from it, if there is one.
+    pub fn foreign_part(&self, lock: LOCKMODE) -> Option<String> {
+        let is_foreign = |oid: &Oid| {
+            facts(*oid).is_some_and(|facts| facts.kind == pg_sys::RELKIND_FOREIGN_TABLE)
+        };
+        self.part_ids(lock).into_iter().find(is_foreign).and_then(name_of)
     }
 
     fn is_of_another_session(&self) -> bool {
@@ -280,10 +322,31 @@ pub fn name_of(oid: Oid) -> Option<String> {
     }
 }
 
+/// Locks the tables that a partition belongs to, the topmost first. The caller must own the partition.
+pub fn lock_ancestors(partition: Oid, lock: LOCKMODE) {
+    must_be_in_progress();
+    // SAFETY: inside a transaction; look-ups in catalogs. Any OID can be locked.
+    unsafe {
+        if pg_sys::get_rel_relispartition(partition) {
+            for ancestor in catalogs::ancestors(partition).into_iter().rev() {
+                pg_sys::LockRelationOid(ancestor, lock);
+            }
+        }
+    }
+}
+
 /// Whether the relation exists and the caller owns it.
 pub fn is_own(oid: Oid) -> bool {
     // SAFETY: looks up the owner of a relation that exists.
     facts(oid).is_some() && unsafe { major::owns_table(oid, pg_sys::GetUserId()) }
+}
+
+/// Whether the caller may read all rows of a relation that exists.
+pub fn may_read(oid: Oid) -> bool {
+    const SELECT: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
+    // SAFETY: looks up the privileges of a relation that exists.
+    let has_right = || unsafe { pg_sys::pg_class_aclcheck(oid, pg_sys::GetUserId(), SELECT) };
+    facts(oid).is_some() && has_right() == pg_sys::AclResult::ACLCHECK_OK && !hides_rows(oid)
 }
 
 fn is_table(kind: u8) -> bool {

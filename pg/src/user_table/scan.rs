@@ -2,12 +2,15 @@
 //! of the table's owner is called.
 
 use super::UserTable;
+use crate::direct;
 use crate::error::Result;
 use crate::relation::Description;
 use crate::scratch::Scratch;
+use crate::snapshot::Snapshot;
 use crate::transaction::must_be_in_progress;
 use crate::value::Value;
 use pgrx::pg_sys::{self, ItemPointerData, TupleTableSlot};
+use std::ffi::c_int;
 use std::ops::{ControlFlow, Range};
 use std::ptr::null_mut;
 
@@ -28,6 +31,14 @@ impl Latest {
     }
 }
 
+/// The same snapshot.
+impl From<&Snapshot> for Latest {
+    fn from(snapshot: &Snapshot) -> Latest {
+        // SAFETY: the snapshot is registered, and so valid.
+        Latest(unsafe { pg_sys::RegisterSnapshot(snapshot.registered()) })
+    }
+}
+
 impl Drop for Latest {
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -45,7 +56,19 @@ pub struct UserRow<'a> {
 }
 
 impl UserRow<'_> {
+    /// Reads the columns up to this one, all at once.
+    pub fn read_up_to(&self, column: i16) {
+        // SAFETY: the slot has a row, and its description has so many columns at most.
+        unsafe {
+            let most = (*(*self.slot).tts_tupleDescriptor).natts;
+            if (*self.slot).tts_nvalid < column {
+                pg_sys::slot_getsomeattrs_int(self.slot, most.min(column.into()));
+            }
+        }
+    }
+
     /// The value of a column; `None` for a null, and for a column that does not exist.
+    #[inline]
     pub fn value(&self, column: i16) -> Option<Value<'_>> {
         let mut is_null = true;
         // SAFETY: the slot has a row until the scan advances, which ends the borrow of the result.
@@ -53,7 +76,13 @@ impl UserRow<'_> {
         unsafe {
             let description = Description::new((*self.slot).tts_tupleDescriptor);
             let attribute = description.column(column)?;
-            let datum = pg_sys::slot_getattr(self.slot, i32::from(column), &mut is_null);
+            let datum = if column <= (*self.slot).tts_nvalid {
+                let place = column as usize - 1;
+                is_null = *(*self.slot).tts_isnull.add(place);
+                *(*self.slot).tts_values.add(place)
+            } else {
+                pg_sys::slot_getattr(self.slot, i32::from(column), &mut is_null)
+            };
             (!is_null).then(|| Value::new(datum, attribute, self.memory.get()))
         }
     }
@@ -88,7 +117,42 @@ pub fn each_row(
         let scan = pg_sys::table_beginscan_strat(relation, snapshot.0, 0, null_mut(), true, false);
         let forward = pg_sys::ScanDirection::ForwardScanDirection;
         let next = || pg_sys::table_scan_getnextslot(scan, forward, slot);
-        go_through(scan, slot, next, body)
+        let result = go_through(slot, next, body);
+        pg_sys::table_endscan(scan);
+        result
+    }
+}
+
+/// Calls `body` for each row of a tuplestore, such as a transition table. The columns up to `last` are
+/// read.
+///
+/// # Safety
+/// The tuplestore must have tuples of the description, and allow to be read again.
+pub(crate) unsafe fn each_row_in_store(
+    store: *mut pg_sys::Tuplestorestate,
+    description: pg_sys::TupleDesc,
+    last: i16,
+    body: impl FnMut(&UserRow) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    // SAFETY: as the caller promises. Each reader of a tuplestore has a pointer of its own, as scans of
+    // transition tables have.
+    unsafe {
+        let slot = pg_sys::MakeSingleTupleTableSlot(description, &pg_sys::TTSOpsMinimalTuple);
+        let reader =
+            pg_sys::tuplestore_alloc_read_pointer(store, pg_sys::EXEC_FLAG_REWIND as c_int);
+        pg_sys::tuplestore_select_read_pointer(store, reader);
+        pg_sys::tuplestore_rescan(store);
+        let last = c_int::from(last).min((*description).natts);
+        let next = || {
+            direct::guarded(|| {
+                let found = direct::tuplestore_gettupleslot(store, true, false, slot);
+                if found {
+                    direct::slot_getsomeattrs_int(slot, last);
+                }
+                found
+            })
+        };
+        go_through(slot, next, body)
     }
 }
 
@@ -110,7 +174,9 @@ pub fn each_row_of(
         let scan = pg_sys::table_beginscan_tidrange(relation, snapshot.0, &mut from, &mut to);
         let forward = pg_sys::ScanDirection::ForwardScanDirection;
         let next = || pg_sys::table_scan_getnextslot_tidrange(scan, forward, slot);
-        go_through(scan, slot, next, body)
+        let result = go_through(slot, next, body);
+        pg_sys::table_endscan(scan);
+        result
     }
 }
 
@@ -120,10 +186,9 @@ fn place(page: u32, row: u16) -> ItemPointerData {
 }
 
 /// # Safety
-/// The scan must have begun, and `next` must put its next row into the slot. After an error the
-/// abort cleans up.
+/// `next` must put the next row into the slot, which is dropped at the end. After an error the abort
+/// cleans up.
 unsafe fn go_through(
-    scan: pg_sys::TableScanDesc,
     slot: *mut TupleTableSlot,
     mut next: impl FnMut() -> bool,
     mut body: impl FnMut(&UserRow) -> Result<ControlFlow<()>>,
@@ -146,9 +211,6 @@ unsafe fn go_through(
         }
     }
     // SAFETY: as the caller promises.
-    unsafe {
-        pg_sys::table_endscan(scan);
-        pg_sys::ExecDropSingleTupleTableSlot(slot);
-    }
+    unsafe { pg_sys::ExecDropSingleTupleTableSlot(slot) };
     result
 }
