@@ -16,6 +16,7 @@ LAYERS = [
     ["catalog", "limit"],
     ["verdict", "lag"],
     ["usage", "audit", "rows"],
+    ["ledger"],
     ["decide"],
     ["identity"],
     ["calls", "manage", "tracking"],

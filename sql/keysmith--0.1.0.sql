@@ -1825,7 +1825,7 @@ DECLARE
 BEGIN
     -- If a task fails, the others are done all the same. Dropping comes last: it locks usage_event
     -- until the commit.
-    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,key ends,credit events,charges,retention}'::text[] LOOP
+    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,key ends,credit events,ledgers,charges,retention}'::text[] LOOP
         BEGIN
             CASE task
                 WHEN 'partitions' THEN
@@ -1844,6 +1844,8 @@ BEGIN
                     outcome := keysmith_private.note_all_key_ends();
                 WHEN 'credit events' THEN
                     outcome := keysmith_private.note_credit_events() || ' noted';
+                WHEN 'ledgers' THEN
+                    outcome := keysmith_private.close_ledgers() || ' differences taken into blocks';
                 WHEN 'charges' THEN
                     -- A subscriber has those that the publisher has. Ids begin with the time, in milliseconds.
                     forgotten := 0;
@@ -2326,6 +2328,115 @@ COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
 -- src/install.rs:17
 -- requires:
 --   rows_seals
+
+-- Ledgers of tables: sums of keyed hashes of rows. docs/ledger-format.md describes the bytes.
+
+CREATE TABLE keysmith_private.ledger (
+    ledger_id   uuid PRIMARY KEY,
+    server      bigint NOT NULL,
+    database    oid NOT NULL,
+    relation    oid NOT NULL,
+    schema_name text COLLATE "C" NOT NULL,
+    table_name  text COLLATE "C" NOT NULL,
+    generation  smallint NOT NULL,
+    secret      bytea,
+    key_column  text COLLATE "C" NOT NULL,
+    shift       smallint NOT NULL,
+    columns     text[] COLLATE "C",
+    forms       text[] COLLATE "C" NOT NULL,
+    began_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE keysmith_private.ledger IS 'The tables that have a ledger; the triggers of each name its id';
+COMMENT ON COLUMN keysmith_private.ledger.server IS 'The server in which relation is the OID of the table; database is the database in it';
+COMMENT ON COLUMN keysmith_private.ledger.table_name IS 'Its name at the last block; by that it is found in a restored database';
+COMMENT ON COLUMN keysmith_private.ledger.generation IS 'The generation of the pepper that its keys are derived from; 0 if they are derived from the secret';
+COMMENT ON COLUMN keysmith_private.ledger.secret IS 'Random bytes in place of a pepper';
+COMMENT ON COLUMN keysmith_private.ledger.key_column IS 'The first column of the primary key, by whose value rows are divided into ranges';
+COMMENT ON COLUMN keysmith_private.ledger.shift IS 'How many low bits of that value a range leaves out';
+COMMENT ON COLUMN keysmith_private.ledger.columns IS 'The columns that are hashed; null for all';
+COMMENT ON COLUMN keysmith_private.ledger.forms IS 'The names and types that these columns had when ledger() was last called';
+
+-- It has no index: each transaction that changes a table with a ledger appends a row, and few are
+-- left after each block.
+CREATE TABLE keysmith_private.ledger_difference (
+    ledger_id  uuid NOT NULL,
+    difference bytea NOT NULL
+);
+COMMENT ON TABLE keysmith_private.ledger_difference IS 'What transactions added to the sums of a ledger since its last block';
+
+CREATE TABLE keysmith_private.ledger_block (
+    ledger_id uuid NOT NULL,
+    number    bigint NOT NULL,
+    block     bytea NOT NULL,
+    PRIMARY KEY (ledger_id, number)
+);
+COMMENT ON TABLE keysmith_private.ledger_block IS 'The blocks of ledgers: what a table was at a time; each covers the one before';
+
+CREATE TABLE keysmith_private.ledger_range (
+    ledger_id uuid NOT NULL,
+    range     bigint NOT NULL,
+    stored    bytea NOT NULL,
+    PRIMARY KEY (ledger_id, range)
+);
+COMMENT ON TABLE keysmith_private.ledger_range IS 'The sums of ranges of keys, as of the last block';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{ledger,ledger_difference,ledger_block,ledger_range}'::text[] LOOP
+        PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
+    END LOOP;
+END $$;
+
+-- Ledgers with their tables.
+CREATE VIEW keysmith_private.known_ledger AS
+SELECT l.*, l.server = s.system_identifier AND l.database = d.oid AS is_here,
+       CASE WHEN l.server = s.system_identifier AND l.database = d.oid THEN l.relation
+            ELSE pg_catalog.to_regclass(pg_catalog.format('%I.%I', l.schema_name, l.table_name))::oid END AS found
+FROM keysmith_private.ledger l, pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+WHERE d.datname = pg_catalog.current_database();
+COMMENT ON VIEW keysmith_private.known_ledger IS
+'Ledgers with their tables: those of this database by OID, those of a restored one by name';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   ledger_tables
+
+-- Ledgers of application tables. These lock a table by its OID, and never look up its name.
+
+CREATE FUNCTION keysmith.ledger_changes() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_ledger_changes';
+COMMENT ON FUNCTION keysmith.ledger_changes() IS
+'The triggers of a ledger call it; see ledger';
+
+CREATE FUNCTION keysmith_private.ledger_forms(relation oid, columns text[]) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT array_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
+    FROM pg_attribute a
+    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+      AND (columns IS NULL OR a.attname = ANY (columns))
+$$;
+COMMENT ON FUNCTION keysmith_private.ledger_forms(oid, text[]) IS
+'The names and types of the columns that a ledger covers';
+
+CREATE FUNCTION keysmith.ledger(relation regclass, columns text[] DEFAULT NULL) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_ledger';
+COMMENT ON FUNCTION keysmith.ledger(regclass, text[]) IS
+'Keeps a ledger that shows deleted rows and old ones put back; over some columns, or all';
+
+CREATE FUNCTION keysmith.unledger(relation regclass) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unledger';
+COMMENT ON FUNCTION keysmith.unledger(regclass) IS
+'Ends the ledger of a table; for a partition, takes its rows out of the ledger before DETACH or DROP';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   ledger
 
 -- The changes that keys make to tracked tables: one row per statement, written in the same
 -- transaction.
@@ -4371,6 +4482,70 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; it 
 -- requires:
 --   manage_scopes_used
 
+-- The blocks of ledgers, and the check of tables against them.
+
+CREATE FUNCTION keysmith.ledger_head(
+    relation regclass,
+    OUT relation regclass,
+    OUT "position" bigint,
+    OUT rows bigint,
+    OUT head text,
+    OUT at timestamptz
+) RETURNS SETOF record
+LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_ledger_head';
+COMMENT ON FUNCTION keysmith.ledger_head(regclass) IS
+'Closes a block of a ledger, and returns the last one; a copy kept elsewhere proves it later';
+
+-- It reads the heap itself. So it sees the rows that are committed when it has locked the table,
+-- whatever the snapshot of the calling query.
+CREATE FUNCTION keysmith.verify_ledger(
+    relation regclass,
+    heads jsonb DEFAULT NULL,
+    OUT part regclass,
+    OUT row_id tid,
+    OUT primary_key jsonb,
+    OUT first_key text,
+    OUT last_key text,
+    OUT "position" bigint,
+    OUT problem text
+) RETURNS SETOF record
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_verify_ledger';
+COMMENT ON FUNCTION keysmith.verify_ledger(regclass, jsonb) IS
+'The differences between a table and its ledger; also from heads that were kept';
+
+CREATE FUNCTION keysmith_private.close_ledgers() RETURNS bigint
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_close_ledgers';
+COMMENT ON FUNCTION keysmith_private.close_ledgers() IS
+'Closes blocks of the ledgers that changed, and returns how many differences they took; leaves out ledgers that are busy';
+
+CREATE FUNCTION keysmith_private.ledger_state(
+    OUT relation regclass,
+    OUT columns text[],
+    OUT "position" bigint,
+    OUT rows bigint,
+    OUT at timestamptz,
+    OUT open bigint
+) RETURNS SETOF record
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_ledger_state';
+COMMENT ON FUNCTION keysmith_private.ledger_state() IS
+'The ledgers of tables that the caller owns or may read, and for callers that see everything of all; the view ledgers shows them';
+
+CREATE VIEW keysmith.ledgers AS
+SELECT s.relation, s.columns, s.position, s.rows, s.at, s.open FROM keysmith_private.ledger_state() s;
+COMMENT ON VIEW keysmith.ledgers IS 'The tables that have a ledger, and that the reader owns or may read';
+COMMENT ON COLUMN keysmith.ledgers.relation IS 'The table';
+COMMENT ON COLUMN keysmith.ledgers.columns IS 'The columns that are hashed; null for all';
+COMMENT ON COLUMN keysmith.ledgers.position IS 'The number of the last block';
+COMMENT ON COLUMN keysmith.ledgers.rows IS 'The number of rows then';
+COMMENT ON COLUMN keysmith.ledgers.at IS 'The time when it was closed';
+COMMENT ON COLUMN keysmith.ledgers.open IS 'The number of transactions that changed rows since then';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_ledgers
+
 -- The progress of protect_existing().
 
 CREATE FUNCTION keysmith_private.hashing_state(
@@ -4989,6 +5164,7 @@ ALTER TABLE keysmith_private.tenant REPLICA IDENTITY USING INDEX tenant_tenant_i
 ALTER TABLE keysmith_private.key REPLICA IDENTITY USING INDEX key_digest_keyspace_key;
 ALTER TABLE keysmith_private.access REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.touch REPLICA IDENTITY FULL;
+ALTER TABLE keysmith_private.ledger_difference REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_delta REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_unit_delta REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_tag_delta REPLICA IDENTITY FULL;
@@ -5036,7 +5212,8 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY '{usage_event,usage_delta,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_sum,usage_hour,usage_day,
-                            usage_endpoint_day,usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch}'::text[] LOOP
+                            usage_endpoint_day,usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch,
+                            ledger,ledger_difference,ledger_block,ledger_range}'::text[] LOOP
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER arrives BEFORE INSERT ON keysmith_private.%1$I
                  FOR EACH ROW EXECUTE FUNCTION keysmith_private.keep_on_publisher();
@@ -5923,7 +6100,11 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      $e$SELECT count(*) FROM customers WHERE NOT keysmith.is_digest(email);$e$),
     ('Row hashing', 'seal_rows',        $e$SELECT keysmith.seal_rows('customers');$e$),
     ('Row hashing', 'unseal_rows',      $e$SELECT keysmith.unseal_rows('customers');$e$),
-    ('Row hashing', 'verify_rows',      $e$SELECT * FROM keysmith.verify_rows('customers');$e$)
+    ('Row hashing', 'verify_rows',      $e$SELECT * FROM keysmith.verify_rows('customers');$e$),
+    ('Row hashing', 'ledger',           $e$SELECT keysmith.ledger('customers');$e$),
+    ('Row hashing', 'ledger_head',      $e$SELECT * FROM keysmith.ledger_head('customers');$e$),
+    ('Row hashing', 'verify_ledger',    $e$SELECT * FROM keysmith.verify_ledger('customers');$e$),
+    ('Row hashing', 'unledger',         $e$SELECT keysmith.unledger('customers');$e$)
     ) AS v (task, function, example)
 $$;
 COMMENT ON FUNCTION keysmith_private.help_functions() IS
@@ -6159,6 +6340,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('unprotect', 'column_name',        'a column'),
     ('seal_rows', 'column_name',        'a column'),
     ('seal_rows', 'seal_column',        'the column for the seal, which is added if it is not there'),
+    ('ledger', 'columns',               'the columns that are hashed besides the primary key; null for all'),
+    ('verify_ledger', 'heads',          'heads that were kept: an array of rows of ledger_head'),
     ('usage_collect', 'standby',        'the identity of the standby, and perhaps its name'),
     ('usage_collect', 'incarnation',    'the number of its start'),
     ('usage_collect', 'most_waiting',   'how many records can wait there'),
@@ -6615,6 +6798,80 @@ COMMENT ON FUNCTION keysmith_private.doctor_replication() IS
 -- requires:
 --   manage_doctor_replication
 
+-- The part of doctor() that looks at ledgers.
+
+CREATE FUNCTION keysmith_private.doctor_ledgers(
+    lost_peppers text[], OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE part AS (
+        SELECT l.found::regclass AS top, l.found AS part, true AS is_whole
+        FROM keysmith_private.known_ledger l JOIN pg_class c ON c.oid = l.found
+        UNION
+        SELECT p.top, i.inhrelid, NOT c.relispartition
+        FROM part p JOIN pg_inherits i ON i.inhparent = p.part JOIN pg_class c ON c.oid = i.inhrelid
+    ), trigger AS (
+        -- PostgreSQL makes the row triggers of partitions.
+        SELECT p.top, p.part, m.name, m.enabled, t.tgenabled
+        FROM part p
+        JOIN (VALUES ('~keysmith_3_insert', 'O', true), ('~keysmith_3_update', 'O', true),
+                     ('~keysmith_3_delete', 'O', true), ('~keysmith_3_truncate', 'A', true),
+                     ('~keysmith_3_applied', 'R', false)
+             ) AS m (name, enabled, of_partitions) ON m.of_partitions OR p.is_whole
+        LEFT JOIN pg_trigger t ON t.tgrelid = p.part AND t.tgname = m.name
+             AND t.tgfoid = 'keysmith.ledger_changes()'::regprocedure
+    ), bare AS (
+        SELECT t.top, t.part FROM trigger t GROUP BY t.top, t.part
+        HAVING count(t.tgenabled) = 0 AND t.top <> t.part
+    )
+    SELECT 'warning', 'ledger',
+           format('%s has no triggers for the ledger of %s: changes that name it are not recorded', b.part::regclass, b.top),
+           format('SELECT keysmith.ledger(%L)', b.top)
+    FROM bare b
+    UNION ALL
+    SELECT 'error', 'ledger',
+           format('triggers of %s for the ledger of %s are missing, disabled, or enabled in another mode: %s',
+                  t.part::regclass, t.top, string_agg(t.name, ', ' ORDER BY t.name)),
+           format('SELECT keysmith.ledger(%L)', t.top)
+    FROM trigger t
+    WHERE t.tgenabled IS DISTINCT FROM t.enabled::"char"
+      AND NOT EXISTS (SELECT FROM bare b WHERE (b.top, b.part) = (t.top, t.part))
+    GROUP BY t.top, t.part
+    UNION ALL
+    SELECT 'error', 'ledger',
+           format('columns of %s have another name or type than when its ledger began', l.found::regclass),
+           format('SELECT keysmith.ledger(%L)', l.found::regclass)
+    FROM keysmith_private.known_ledger l JOIN pg_class c ON c.oid = l.found
+    WHERE NOT l.forms <@ keysmith_private.ledger_forms(l.found, l.columns)
+    UNION ALL
+    SELECT 'warning', 'ledger', 'a ledger is of a table that was dropped', 'SELECT * FROM keysmith.maintain()'
+    FROM keysmith_private.known_ledger l
+    WHERE l.is_here AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = l.found)
+    UNION ALL
+    SELECT 'error', 'ledger',
+           format('%s has a ledger, and %s', l.found::regclass,
+                  CASE WHEN c.relpersistence <> 'p' THEN 'is not logged' ELSE 'has no primary key' END),
+           'restore that, or call unledger'
+    FROM keysmith_private.known_ledger l JOIN pg_class c ON c.oid = l.found
+    WHERE c.relpersistence <> 'p'
+       OR NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'p')
+    UNION ALL
+    SELECT 'error', 'ledger',
+           CASE l.generation WHEN 0 THEN format('the ledger of %s has no pepper: the file does not allow that', l.found::regclass)
+               ELSE format('the ledger of %s needs pepper %s, which the file does not have', l.found::regclass, l.generation) END,
+           CASE l.generation WHEN 0 THEN 'add the line 0:unpeppered, or call unledger and ledger'
+               ELSE 'put it back into the file, and reload the configuration' END
+    FROM keysmith_private.known_ledger l WHERE l.found IS NOT NULL AND l.generation::text = ANY (lost_peppers)
+$$;
+COMMENT ON FUNCTION keysmith_private.doctor_ledgers(text[]) IS
+'The part of doctor() that looks at the triggers and the peppers of ledgers';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_doctor_ledgers
+
 -- doctor() finds problems, and says what to do. Each of the functions below checks one part, and
 -- returns a row for each problem. They run as the owner of the extension. A remedy is a statement, or
 -- it begins with a small letter and is for people.
@@ -6963,7 +7220,7 @@ COMMENT ON FUNCTION keysmith_private.doctor_events(jsonb) IS
 'The part of doctor() that looks at the queue of notifications';
 
 CREATE FUNCTION keysmith_private.doctor_findings(
-    pepper_problem text, lost_peppers text[], signing_problem text,
+    pepper_problem text, lost_peppers text[], lost_by_ledgers text[], signing_problem text,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -6980,6 +7237,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
         UNION ALL SELECT d.* FROM alarms a, keysmith_private.doctor_usage(a.raised) d
         UNION ALL SELECT * FROM keysmith_private.doctor_replication()
+        UNION ALL SELECT * FROM keysmith_private.doctor_ledgers(lost_by_ledgers)
         UNION ALL SELECT d.* FROM alarms a, keysmith_private.doctor_events(a.raised) d
     )
     -- In psql, a row with these widths fits 100 columns.
@@ -6989,7 +7247,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'ok', 'keysmith', format('no problem found; preloaded, version %s', y.version), NULL
     FROM y WHERE NOT EXISTS (SELECT FROM findings)
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_findings(text, text[], text) IS
+COMMENT ON FUNCTION keysmith_private.doctor_findings(text, text[], text[], text) IS
 'The rows of doctor(), given what only the library knows about the files of secrets';
 
 CREATE FUNCTION keysmith.doctor(
@@ -7001,7 +7259,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:81
+-- src/install.rs:85
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

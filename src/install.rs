@@ -37,6 +37,8 @@ install! {
     "rows_digest" "../sql/install/rows/digest.sql";
     "rows_protect" "../sql/install/rows/protect.sql";
     "rows_seals" "../sql/install/rows/seals.sql";
+    "ledger_tables" "../sql/install/ledger/tables.sql";
+    "ledger" "../sql/install/ledger/ledger.sql";
     "tracking" "../sql/install/tracking.sql";
     "calls" "../sql/install/calls.sql";
     "manage_keyspace" "../sql/install/manage/keyspace.sql";
@@ -61,6 +63,7 @@ install! {
     "manage_usage" "../sql/install/manage/usage.sql";
     "manage_usage_status" "../sql/install/manage/usage_status.sql";
     "manage_scopes_used" "../sql/install/manage/scopes_used.sql";
+    "manage_ledgers" "../sql/install/manage/ledgers.sql";
     "manage_hashing_state" "../sql/install/manage/hashing_state.sql";
     "manage_isolation_register" "../sql/install/manage/isolation_register.sql";
     "manage_isolation" "../sql/install/manage/isolation.sql";
@@ -76,6 +79,7 @@ install! {
     "manage_help" "../sql/install/manage/help.sql";
     "manage_doctor_isolation" "../sql/install/manage/doctor_isolation.sql";
     "manage_doctor_replication" "../sql/install/manage/doctor_replication.sql";
+    "manage_doctor_ledgers" "../sql/install/manage/doctor_ledgers.sql";
     "manage_doctor" "../sql/install/manage/doctor.sql";
 }
 pgrx::extension_sql_file!("../sql/install/privileges.sql", name = "privileges", finalize);

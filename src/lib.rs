@@ -9,6 +9,7 @@ mod decide;
 mod identity;
 mod install;
 mod lag;
+mod ledger;
 mod limit;
 mod manage;
 mod pepper;

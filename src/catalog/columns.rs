@@ -72,6 +72,11 @@ columns! {
         role: Regrole, level: Text, tenant_id: Uuid, keyspace: Text, granted_at: Timestamp,
     }
     heartbeat { one: Boolean, at: Timestamp }
+    ledger {
+        ledger_id: Uuid, server: Bigint, database: Oid, relation: Oid, schema_name: Text,
+        table_name: Text, generation: Smallint, secret: Bytea, key_column: Text, shift: Smallint,
+        columns: Texts, forms: Texts, began_at: Timestamp,
+    }
     audit_entry {
         keyspace: Text, entry: Bigint, at: Timestamp, action: Text, generation: Smallint,
         content: Bytea, hash: Bytea,

@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// The number of watched relations: our tables, and the types of verdicts and responses. Our caches are stale
 /// after a change of a policy row, or of the definition of one of these relations.
-pub const WATCHED: usize = 19;
+pub const WATCHED: usize = 20;
 
 static CHANGES: AtomicU64 = AtomicU64::new(0);
+static CHANGES_OF_FORMS: AtomicU64 = AtomicU64::new(0);
 static CHANGES_OF_ROLES: AtomicU64 = AtomicU64::new(0);
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 static RELATIONS: [AtomicU32; WATCHED] = [const { AtomicU32::new(0) }; WATCHED];
@@ -41,7 +42,13 @@ pub fn changes_of_roles() -> u64 {
     CHANGES_OF_ROLES.load(Relaxed)
 }
 
-/// Counts invalidations of these relations, and of roles, from now on.
+/// How often this session has processed that some table, type or schema was changed.
+#[inline]
+pub fn changes_of_forms() -> u64 {
+    CHANGES_OF_FORMS.load(Relaxed)
+}
+
+/// Counts invalidations of these relations, and the others, from now on.
 pub fn watch(relations: &[Oid; WATCHED]) {
     for (slot, oid) in RELATIONS.iter().zip(relations) {
         slot.store(oid.to_u32(), Relaxed);
@@ -49,15 +56,21 @@ pub fn watch(relations: &[Oid; WATCHED]) {
     if !REGISTERED.swap(true, Relaxed) {
         pg::invalidation::on_relation(count);
         pg::invalidation::on_role(count_roles);
+        pg::invalidation::on_type(count_forms);
     }
 }
 
 /// Called with each invalidated relation, or with `InvalidOid` for all relations.
 fn count(relation: Oid) {
+    count_forms();
     let relation = relation.to_u32();
     if relation == 0 || RELATIONS.iter().any(|watched| watched.load(Relaxed) == relation) {
         CHANGES.store(CHANGES.load(Relaxed).wrapping_add(1), Relaxed);
     }
+}
+
+fn count_forms() {
+    CHANGES_OF_FORMS.store(CHANGES_OF_FORMS.load(Relaxed).wrapping_add(1), Relaxed);
 }
 
 fn count_roles() {

@@ -67,6 +67,8 @@ pub struct Tables {
     pub audit_entry: Table,
     pub touch: Table,
     pub heartbeat: Table,
+    pub ledger: Table,
+    pub ledger_difference: Oid,
     /// The row types of a verdict and of a response.
     pub verdict: RowType,
     pub response: RowType,
@@ -121,6 +123,8 @@ impl Tables {
         let audit_entry = table(c"audit_entry", c"audit_entry_pkey", of::audit_entry::COLUMNS)?;
         let touch = table(c"touch", c"touch_of_key", of::touch::COLUMNS)?;
         let heartbeat = table(c"heartbeat", c"heartbeat_pkey", of::heartbeat::COLUMNS)?;
+        let ledger = table(c"ledger", c"ledger_pkey", of::ledger::COLUMNS)?;
+        let ledger_difference = relation(c"ledger_difference", private)?;
         let all: [Table; WATCHED - TYPES] = [
             keyspace,
             prefix,
@@ -139,6 +143,7 @@ impl Tables {
             audit_entry,
             touch,
             heartbeat,
+            ledger,
         ];
         // From here on changes are counted, also those during the checks below.
         let types: [Oid; TYPES] = [relation(c"verdict", private)?, relation(c"response", private)?];
@@ -182,6 +187,8 @@ impl Tables {
             audit_entry,
             touch,
             heartbeat,
+            ledger,
+            ledger_difference,
             verdict: row_type(c"verdict", private, columns::VERDICT)?,
             response: row_type(c"response", private, columns::RESPONSE)?,
         })

@@ -19,12 +19,17 @@ functions! {
 fn doctor(call: &Call) -> Result<Option<Datum>> {
     let result = ResultSet::of(call);
     authority::look(needs::doctor, |_| {
-        let lost = lost_peppers()?;
+        let lost = lost_peppers(
+            "SELECT DISTINCT generation FROM keysmith_private.key WHERE revoked_at IS NULL ORDER BY 1",
+        )?;
+        let of_ledgers =
+            lost_peppers("SELECT DISTINCT generation FROM keysmith_private.ledger ORDER BY 1")?;
         spi::query(
-            "SELECT * FROM keysmith_private.doctor_findings($1, $2, $3)",
+            "SELECT * FROM keysmith_private.doctor_findings($1, $2, $3, $4)",
             &[
                 Param::text_or_null(pepper::FILE.complaint().as_deref()),
                 Param::texts(&lost),
+                Param::texts(&of_ledgers),
                 Param::text_or_null(signing::FILE.complaint().as_deref()),
             ],
             |rows| rows.put_into(result),
@@ -33,13 +38,9 @@ fn doctor(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// The generations of peppers that keys are stored with, and that aren't there.
-fn lost_peppers() -> Result<Vec<String>> {
-    let stored = spi::all(
-        "SELECT DISTINCT generation FROM keysmith_private.key WHERE revoked_at IS NULL ORDER BY 1",
-        &[],
-        |row| row.smallint(1),
-    )?;
+/// Those of the generations of peppers that a statement returns, and that aren't there.
+fn lost_peppers(needed: &str) -> Result<Vec<String>> {
+    let stored = spi::all(needed, &[], |row| row.smallint(1))?;
     let is_there = |generation: i16| match generation {
         UNPEPPERED => peppers().accepts_unpeppered(),
         _ => peppers().generations().any(|known| known == generation),

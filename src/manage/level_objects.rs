@@ -46,6 +46,11 @@ pub const fn objects(level: Level) -> Objects {
                 "unseal_rows",
                 "verify_rows",
                 "seal_row",
+                "ledger",
+                "unledger",
+                "ledger_head",
+                "verify_ledger",
+                "ledger_changes",
                 // Values beside their digests: whoever may ask can try values.
                 "digest",
                 "digests",
@@ -74,7 +79,7 @@ pub const fn objects(level: Level) -> Objects {
             views: &[OF_TENANTS, OF_ALL, PROGRESS],
         },
         Level::Admin => Objects {
-            functions: &["log_usage", "hash_columns", "seal_row"],
+            functions: &["log_usage", "hash_columns", "seal_row", "ledger_changes"],
             views: &[OF_TENANTS, OF_ALL, PROGRESS],
         },
     }
@@ -113,4 +118,4 @@ const OF_ALL: &[&str] = &[
     "usage_nodes",
 ];
 
-const PROGRESS: &[&str] = &["hashing_progress"];
+const PROGRESS: &[&str] = &["hashing_progress", "ledgers"];

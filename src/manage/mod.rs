@@ -31,6 +31,7 @@ mod key;
 mod key_ends;
 mod key_scopes;
 pub mod keyspace;
+mod ledgers;
 pub mod level;
 mod level_objects;
 mod lifecycle;

@@ -7,6 +7,7 @@ ALTER TABLE keysmith_private.tenant REPLICA IDENTITY USING INDEX tenant_tenant_i
 ALTER TABLE keysmith_private.key REPLICA IDENTITY USING INDEX key_digest_keyspace_key;
 ALTER TABLE keysmith_private.access REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.touch REPLICA IDENTITY FULL;
+ALTER TABLE keysmith_private.ledger_difference REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_delta REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_unit_delta REPLICA IDENTITY FULL;
 ALTER TABLE keysmith_private.usage_tag_delta REPLICA IDENTITY FULL;
@@ -54,7 +55,8 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY '{usage_event,usage_delta,usage_unit,usage_unit_delta,usage_tag,usage_tag_delta,usage_sum,usage_hour,usage_day,
-                            usage_endpoint_day,usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch}'::text[] LOOP
+                            usage_endpoint_day,usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch,
+                            ledger,ledger_difference,ledger_block,ledger_range}'::text[] LOOP
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER arrives BEFORE INSERT ON keysmith_private.%1$I
                  FOR EACH ROW EXECUTE FUNCTION keysmith_private.keep_on_publisher();

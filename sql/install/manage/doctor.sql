@@ -346,7 +346,7 @@ COMMENT ON FUNCTION keysmith_private.doctor_events(jsonb) IS
 'The part of doctor() that looks at the queue of notifications';
 
 CREATE FUNCTION keysmith_private.doctor_findings(
-    pepper_problem text, lost_peppers text[], signing_problem text,
+    pepper_problem text, lost_peppers text[], lost_by_ledgers text[], signing_problem text,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -363,6 +363,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
         UNION ALL SELECT d.* FROM alarms a, keysmith_private.doctor_usage(a.raised) d
         UNION ALL SELECT * FROM keysmith_private.doctor_replication()
+        UNION ALL SELECT * FROM keysmith_private.doctor_ledgers(lost_by_ledgers)
         UNION ALL SELECT d.* FROM alarms a, keysmith_private.doctor_events(a.raised) d
     )
     -- In psql, a row with these widths fits 100 columns.
@@ -372,7 +373,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'ok', 'keysmith', format('no problem found; preloaded, version %s', y.version), NULL
     FROM y WHERE NOT EXISTS (SELECT FROM findings)
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_findings(text, text[], text) IS
+COMMENT ON FUNCTION keysmith_private.doctor_findings(text, text[], text[], text) IS
 'The rows of doctor(), given what only the library knows about the files of secrets';
 
 CREATE FUNCTION keysmith.doctor(

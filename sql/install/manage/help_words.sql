@@ -155,7 +155,11 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      $e$SELECT count(*) FROM customers WHERE NOT keysmith.is_digest(email);$e$),
     ('Row hashing', 'seal_rows',        $e$SELECT keysmith.seal_rows('customers');$e$),
     ('Row hashing', 'unseal_rows',      $e$SELECT keysmith.unseal_rows('customers');$e$),
-    ('Row hashing', 'verify_rows',      $e$SELECT * FROM keysmith.verify_rows('customers');$e$)
+    ('Row hashing', 'verify_rows',      $e$SELECT * FROM keysmith.verify_rows('customers');$e$),
+    ('Row hashing', 'ledger',           $e$SELECT keysmith.ledger('customers');$e$),
+    ('Row hashing', 'ledger_head',      $e$SELECT * FROM keysmith.ledger_head('customers');$e$),
+    ('Row hashing', 'verify_ledger',    $e$SELECT * FROM keysmith.verify_ledger('customers');$e$),
+    ('Row hashing', 'unledger',         $e$SELECT keysmith.unledger('customers');$e$)
     ) AS v (task, function, example)
 $$;
 COMMENT ON FUNCTION keysmith_private.help_functions() IS
@@ -391,6 +395,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('unprotect', 'column_name',        'a column'),
     ('seal_rows', 'column_name',        'a column'),
     ('seal_rows', 'seal_column',        'the column for the seal, which is added if it is not there'),
+    ('ledger', 'columns',               'the columns that are hashed besides the primary key; null for all'),
+    ('verify_ledger', 'heads',          'heads that were kept: an array of rows of ledger_head'),
     ('usage_collect', 'standby',        'the identity of the standby, and perhaps its name'),
     ('usage_collect', 'incarnation',    'the number of its start'),
     ('usage_collect', 'most_waiting',   'how many records can wait there'),

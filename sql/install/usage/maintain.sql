@@ -135,7 +135,7 @@ DECLARE
 BEGIN
     -- If a task fails, the others are done all the same. Dropping comes last: it locks usage_event
     -- until the commit.
-    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,key ends,credit events,charges,retention}'::text[] LOOP
+    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,idle keys,key ends,credit events,ledgers,charges,retention}'::text[] LOOP
         BEGIN
             CASE task
                 WHEN 'partitions' THEN
@@ -154,6 +154,8 @@ BEGIN
                     outcome := keysmith_private.note_all_key_ends();
                 WHEN 'credit events' THEN
                     outcome := keysmith_private.note_credit_events() || ' noted';
+                WHEN 'ledgers' THEN
+                    outcome := keysmith_private.close_ledgers() || ' differences taken into blocks';
                 WHEN 'charges' THEN
                     -- A subscriber has those that the publisher has. Ids begin with the time, in milliseconds.
                     forgotten := 0;

@@ -9,6 +9,7 @@ use crate::usage::worker::credit_events::CreditEvents;
 use crate::usage::worker::flush::{Flusher, Step};
 use crate::usage::worker::idle::IdleKeys;
 use crate::usage::worker::key_ends::KeyEnds;
+use crate::usage::worker::ledgers::Ledgers;
 use crate::usage::worker::process::{
     LOOKS_AROUND, STORES_UNKNOWN, attend, server_is_stopping, shutdown_requested, step_down,
 };
@@ -44,6 +45,7 @@ pub struct Worker {
     idle_keys: IdleKeys,
     key_ends: KeyEnds,
     credit_events: CreditEvents,
+    ledgers: Ledgers,
     busy_at: i64,
 }
 
@@ -67,6 +69,7 @@ impl Worker {
             idle_keys: IdleKeys::new(),
             key_ends: KeyEnds::new(),
             credit_events: CreditEvents::default(),
+            ledgers: Ledgers::default(),
             busy_at: start,
         }
     }
@@ -98,6 +101,9 @@ impl Worker {
                 }
                 self.note_key_ends();
                 self.note_credit_events();
+                if self.ledgers.is_due() {
+                    self.close_ledgers();
+                }
             }
             // If no other database wants the process.
             if self.patience() > 0 && self.flusher.has_unsettled() {
@@ -210,6 +216,27 @@ impl Worker {
         }
     }
 
+    /// Closes blocks of ledgers. False if none was closed.
+    fn close_ledgers(&mut self) -> bool {
+        match self.ledgers.look() {
+            Ok(has_closed) => has_closed,
+            Err(failure) => {
+                self.flusher.remember(&failure.message);
+                pgrx::warning!("keysmith: blocks of ledgers are not closed: {}", failure.message);
+                false
+            }
+        }
+    }
+
+    /// Whether it has to stay for ledgers. It closes their blocks before it leaves.
+    fn stays_for_ledgers(&mut self) -> bool {
+        if !self.is_open || !self.ledgers.are_open() {
+            return false;
+        }
+        let waits = self.patience() > 0 && !self.ledgers.is_due();
+        waits || self.close_ledgers()
+    }
+
     /// Stores what had come when it began, batch after batch. Records that come meanwhile wait. Under
     /// load there would be no end of small batches otherwise, and a batch of ten records costs much
     /// the same as one of thousands. True if all of it is stored.
@@ -300,6 +327,10 @@ impl Worker {
     /// Leaves if nothing waits. A session with a new record then sees that there is no worker.
     fn leave(&mut self) -> bool {
         if !self.flusher.is_empty() {
+            self.busy_at = monotonic();
+            return false;
+        }
+        if self.stays_for_ledgers() {
             self.busy_at = monotonic();
             return false;
         }

@@ -6,5 +6,6 @@ pub mod cycle;
 pub mod flush;
 pub mod idle;
 pub mod key_ends;
+pub mod ledgers;
 mod main;
 pub mod process;
