@@ -60,6 +60,10 @@ def fill(db):
     db.call("grant_access", "app_user", "verifier")
     db.rows("INSERT INTO docs VALUES (1, 'acme', 'a'), (2, 'umbrella', 'b')")
 
+    db.rows("CREATE TABLE notes (id int PRIMARY KEY, body text)")
+    db.call("ledger", "notes")
+    db.rows("INSERT INTO notes VALUES (1, 'a'), (2, 'b')")
+
     # Some of the logged rows are summed up, and some are not yet.
     for _ in range(2):
         for key in keys.values():
@@ -73,7 +77,10 @@ def fill(db):
     spent = db.verify(keys["rich"].api_key, spend=4).request_id
     db.call("maintain")
     db.call("flush_usage")
-    return {"keys": {name: key.api_key for name, key in keys.items()}, "elsewhere": elsewhere.api_key, "spent": str(spent)}
+    # It closes a block, so that the worker won't.
+    head = db.value("SELECT to_jsonb(h) FROM keysmith.ledger_head('notes') h")
+    return {"keys": {name: key.api_key for name, key in keys.items()}, "elsewhere": elsewhere.api_key, "spent": str(spent),
+            "head": head}
 
 
 def drop_roles(db):
@@ -121,6 +128,13 @@ def check(db, kept):
     assert db.verify(keys["rich"], spend=5).credits_remaining == 0
     assert db.reason(keys["of the rich"], spend=1) == "credits_exhausted"
     assert db.verify(keys["of a rich tenant"], spend=2).credits_remaining == 5
+
+    assert db.value("SELECT to_jsonb(h) FROM keysmith.ledger_head('notes') h") == kept["head"]
+    db.rows("DELETE FROM notes WHERE id = 2")
+    db.rows("INSERT INTO notes VALUES (3, 'c')")
+    for _ in range(2):
+        assert db.call("verify_ledger", "notes", Jsonb(kept["head"])) == []
+        assert db.one("ledger_head", "notes").rows == 2
 
     # It was told before.
     db.call("maintain")

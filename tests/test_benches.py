@@ -22,6 +22,7 @@ import growth  # noqa: E402
 import pgbench  # noqa: E402
 import plot  # noqa: E402
 import ratios  # noqa: E402
+import row_ledger  # noqa: E402
 import run  # noqa: E402
 import scene  # noqa: E402
 import serve  # noqa: E402
@@ -162,6 +163,7 @@ def test_what_is_kept_is_read_again(tmp_path):
 
 @pytest.mark.parametrize("path, name, made_by", [
     (documents.README, "throughput", "make bench"), (documents.PERFORMANCE, "million", "make bench"),
+    (documents.PERFORMANCE, "row-ledger", "make bench-row-ledger"),
     (capacity.DOCUMENT, "capacity", "make bench-capacity")])
 def test_documents_have_places_for_figures(path, name, made_by, tmp_path):
     copy = tmp_path / "copy.md"
@@ -186,6 +188,30 @@ def test_capacity_of_a_day_follows_from_that_of_a_request():
     assert ["1,000", "86 million", "25.9 GB", "34.6 GB", "4 %"] in cells
     assert ["12,000, the most here", "1,037 million", "311 GB", "415 GB", "48 %"] in cells
     assert ["100", "30 s", "10 s", "30 s", "30 s", "10 s", "30 s"] in cells
+
+
+def test_a_ledger_and_its_peer_find_what_goes_past_the_triggers(scenery):
+    cluster, _, _ = scenery
+    cluster.execute("CREATE DATABASE row_ledger")
+    with cluster.connect("row_ledger") as connection:
+        headers = row_ledger.fill(connection)
+        row_ledger.check(connection, headers)
+        assert row_ledger.tidy(connection) is None
+        measured = row_ledger.in_one_statement(connection, 20, 2)
+        assert all(len(found) == 2 for found in measured.values())
+        found = row_ledger.checks(connection, 100, 1)
+        assert connection.execute("SELECT count(*) FROM plain").fetchone() == (100,)
+        # Rows that were truncated are in neither.
+        assert set(found) == {"verify_ledger", "the check of the chain", "count(*)"}
+        connection.execute("UPDATE history SET content = content || '{\"note\": \"another\"}' WHERE entry = 7")
+        assert connection.execute("SELECT DISTINCT entry FROM check_history()").fetchall() == [(7,)]
+
+
+def test_targets_of_ledgers_say_what_was_missed():
+    def shares(share):
+        return {row_ledger.PLAIN: [1.0, 2.0], row_ledger.LEDGER: [share, share * 2], row_ledger.CHAIN: [3.0, 3.0]}
+    text = row_ledger.targets(shares(1.05), shares(1.3), shares(0.95), {"verify_ledger": [9.5]}, 1_000_000)
+    assert [line.rstrip("| ").rpartition(" ")[2] for line in text.splitlines()[2:]] == ["met", "missed", "met", "met"]
 
 
 def test_contenders_are_pinned():

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import threats
+
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OURS = {"target", "node_modules", "__pycache__"}
 
@@ -357,7 +359,7 @@ def signature(text):
     "verdict", "explanation", "minted", "keys", "routes", "audit", "usage", "usage_hourly",
     "usage_daily", "usage_units", "usage_tags", "usage_endpoints", "top_keys", "top_refusals", "touches", "tenants", "members", "scopes", "roles",
     "expiring_soon", "stale_keys", "recent_refusals", "overprivileged_keys", "hashing_progress",
-    "isolation", "metrics", "alarms", "usage_nodes"])
+    "isolation", "metrics", "alarms", "usage_nodes", "ledgers"])
 def test_every_column_is_described(cluster, name):
     columns = cluster.execute(f"""
         SELECT attname FROM pg_attribute
@@ -392,6 +394,10 @@ def test_what_a_level_comes_with_is_in_the_table(cluster, level):
     assert functions - triggers == calls
     # Groups of views have one name, which links to them.
     assert reads <= views and reads
+
+
+def test_the_threats_to_a_ledger_are_those_of_the_tests():
+    assert threats.markdown() in section((ROOT / "docs/row-ledger.md").read_text(), "Threats")
 
 
 def first_cells(text):

@@ -35,7 +35,7 @@ def filled(cluster):
     key = db.mint(label="Production", scopes=["images:read"])
     db.call("disable", db.mint(label="Old").key_id)
     db.call("isolate", "images", "tenant_id")
-    for function, *arguments in [("protect", "email", "phone"), ("seal_rows",), ("track",)]:
+    for function, *arguments in [("protect", "email", "phone"), ("seal_rows",), ("track",), ("ledger",)]:
         db.call(function, "customers", *arguments)
     db.api_key = key.api_key
     yield db

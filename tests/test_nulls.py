@@ -90,6 +90,8 @@ CALLS = {
     "unprotect columns": {"relation": "tried"},
     "unprotect column_name": {"relation": "tried", "column_name": "body", "more_columns": []},
     "unseal_rows": {"relation": "tried"}, "verify_rows": {"relation": "tried"},
+    "ledger": {"relation": "tried"}, "unledger": {"relation": "tried"}, "ledger_head": {"relation": "tried"},
+    "verify_ledger": {"relation": "tried"},
     "usage_chart": NOTHING,
     "usage_collect": {"standby": "s", "incarnation": 1, "most_waiting": 0, "started_cleanly": True, "dropped": 0,
                       "records": b"", "unknown_mark": 0, "unknown": b"", "samples": b""},
@@ -147,7 +149,7 @@ def prepared(db):
     for table in ("tried", "isolated"):
         db.rows(f"CREATE TABLE {table} (id int PRIMARY KEY, tenant_id uuid NOT NULL, body text)")
     db.call("isolate", "isolated", "tenant_id")
-    for function, *arguments in [("protect", "body"), ("seal_rows",), ("track",)]:
+    for function, *arguments in [("protect", "body"), ("seal_rows",), ("track",), ("ledger",)]:
         db.call(function, "tried", *arguments)
     for scope in ("a", "b", "unused"):
         db.call("define_scope", "default", scope)

@@ -75,7 +75,8 @@ def test_what_a_role_shadows_is_not_used(world):
     assert made.functions > 1500 and made.operators > 500
     victim = session(world.cluster)
     try:
-        victim.rows("CREATE TABLE shadowed (tenant text, body text); INSERT INTO shadowed VALUES ('acme', 'x'), ('globex', 'y')")
+        victim.rows("CREATE TABLE shadowed (tenant text PRIMARY KEY, body text); "
+                    "INSERT INTO shadowed VALUES ('acme', 'x'), ('globex', 'y')")
         victim.rows(TEMPORARY)
         victim.rows("SET search_path = pg_temp, public, pg_catalog")
         with pytest.raises(psycopg.Error, match="hijacked"):
@@ -91,6 +92,8 @@ def test_what_a_role_shadows_is_not_used(world):
             ("isolate", "public.shadowed", "tenant", "default"), ("release", "public.shadowed"),
             ("track", "public.shadowed"), ("untrack", "public.shadowed"),
             ("seal_rows", "public.shadowed"), ("verify_rows", "public.shadowed"), ("unseal_rows", "public.shadowed"),
+            ("ledger", "public.shadowed"), ("verify_ledger", "public.shadowed"), ("ledger_head", "public.shadowed"),
+            ("unledger", "public.shadowed"),
             ("protect", "public.shadowed", "body"), ("unprotect", "public.shadowed", "body"),
             ("list_keys", "acme"), ("usage_logs", "acme"), ("usage_chart",), ("blast_radius", key.key_id),
             ("flush_usage",), ("maintain",), ("doctor",), ("status",), ("usage_status",), ("limit_status",),

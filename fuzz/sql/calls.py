@@ -16,6 +16,7 @@ VIEWS = """
 # Some functions show nothing new when called often, or take long; others have more cases.
 WEIGHTS = {"wait_for_replay": 0.3, "flush_usage": 0.2, "maintain": 0.3, "drop_keyspace": 0.3, "doctor": 0.3, "audit_verify": 0.3} | dict.fromkeys((
     "isolate", "release", "track", "untrack", "protect", "unprotect", "protect_existing", "seal_rows", "unseal_rows", "verify_rows",
+    "ledger", "unledger", "ledger_head", "verify_ledger",
     "usage_collect", "import_key", "pre_request", "authenticate", "mint",
     "define_endpoint"), 2) | {"serve": 6}
 

@@ -56,6 +56,7 @@ OF_OWNER = """
 PREPARED = """
     SELECT keysmith.protect(t, 'body'), keysmith.seal_rows(t, 'id'), keysmith.track(t) FROM (VALUES
         ('fuzz.{o}_ready'::regclass), ('fuzz.{o}_ready2'), ('fuzz.{o}_parts')) AS v (t);
+    SELECT keysmith.ledger(t) FROM (VALUES ('fuzz.{o}_keyed'::regclass)) AS v (t);
     SELECT keysmith.isolate('fuzz.{o}_ready3', 'tenant', 'default'), keysmith.track('fuzz.{o}_ready3'), keysmith.protect('fuzz.{o}_ready3', 'body');
 """
 OPTIONS = """{"max_active_keys": null, "empty_scopes": "all", "default_scopes": [], "schemes": ["bearer", "key", "x_api_key"],

@@ -41,7 +41,8 @@ ARRAYS = ["'{}'", "NULL", "'{a}'", "'{a,b,a}'", "'{NULL}'", "'{a,NULL}'", "'{\"\
           "'[0:1][2:3]={{a,b},{c,d}}'", "'[-2:0]={x,y,z}'", "'{a:*}'", "'{*}'", "'{\" \"}'", "'{x,\"x y\"}'"]
 
 # Functions that need a table which another function has changed before.
-PREPARED = {"release", "untrack", "unprotect", "unseal_rows", "verify_rows", "protect_existing"}
+PREPARED = {"release", "untrack", "unprotect", "unseal_rows", "verify_rows", "protect_existing", "unledger", "ledger_head",
+            "verify_ledger"}
 
 
 def literal(text):
