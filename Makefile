@@ -31,8 +31,9 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 .DEFAULT_GOAL := help
 .PHONY: help setup all build script check-script install uninstall deb deb-twice image-layout dist release-check \
         demo stop psql test test-core test-server test-majors smoke stranger installcheck lint clippy deny bench \
-        bench-capacity bench-drain bench-instructions bench-isolation bench-ledger bench-logged bench-round-trip bench-rows bench-serve bench-usage \
-        dashboard-picture fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
+        bench-capacity bench-drain bench-instructions bench-isolation bench-ledger bench-logged bench-round-trip bench-row-ledger \
+        bench-rows bench-serve bench-usage dashboard-picture fuzz fuzz-sql miri valgrind consistency history soak scale \
+        failover clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -188,6 +189,9 @@ bench-logged: install $(VENV)/done ## measure what logging costs requests
 bench-round-trip: install $(VENV)/done ## count instructions per transaction
 	@scripts/setup.sh valgrind
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/round_trip.py
+
+bench-row-ledger: install $(VENV)/done ## measure what ledgers of tables cost
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/row_ledger.py
 
 bench-rows: install $(VENV)/done ## measure row hashing
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/row_hashing.py

@@ -82,6 +82,22 @@ SELECT status, outcome, count(*) AS requests FROM keysmith.usage
 WHERE tenant = 'acme' GROUP BY status, outcome ORDER BY status;
 
 \echo
+\echo '=== A ledger: rows that are deleted or put back past the triggers are found'
+CREATE TABLE account (id int PRIMARY KEY, owner text, balance numeric);
+SELECT keysmith.ledger('account');
+INSERT INTO account VALUES (1, 'ann', 10), (2, 'bob', 20), (5000, 'cid', 30);
+UPDATE account SET balance = 500 WHERE id = 2;
+SELECT * FROM keysmith.verify_ledger('account');
+
+\echo
+\echo '=== Someone switches the triggers off, deletes a row, and puts an old one back'
+SET session_replication_role = replica;
+DELETE FROM account WHERE id = 5000;
+UPDATE account SET balance = 20 WHERE id = 2;
+RESET session_replication_role;
+SELECT first_key, last_key, problem FROM keysmith.verify_ledger('account');
+
+\echo
 \echo '=== Who did what, in a chain that shows what was done to it'
 SELECT entry, action, tenant, role, after ->> 'revoked_reason' AS reason
 FROM keysmith.audit WHERE keyspace = 'default' ORDER BY entry;

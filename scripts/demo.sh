@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows the main job: mint, verify, refuse, revoke.
+# Shows the main job: mint, verify, refuse, revoke. Then a ledger.
 source "$(dirname "$0")/common.sh"
 
 PSQL=$("$(find_pg_config)" --bindir)/psql
