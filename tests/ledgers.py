@@ -71,7 +71,7 @@ def assert_deletions_are_noticed(db, *tables):
             with db.session.transaction(force_rollback=True):
                 behind_its_back(db, f"DELETE FROM {table}")
                 found = problems(db, table)
-                assert found and {text.split(" rows ")[1] for text in found} == {"fewer than the ledger"}
+                assert found and all("fewer than the ledger" in text for text in found)
                 assert sum(int(text.split()[3]) for text in found) == rows
 
 

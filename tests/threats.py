@@ -32,11 +32,11 @@ TABLE_CHANGED = "rows of the table were changed or replaced"
 
 
 def more(rows):
-    return f"the table has {rows} rows more than the ledger"
+    return f"the table has {rows} {'row' if rows == 1 else 'rows'} more than the ledger"
 
 
 def fewer(rows):
-    return f"the table has {rows} rows fewer than the ledger"
+    return f"the table has {rows} {'row' if rows == 1 else 'rows'} fewer than the ledger"
 
 
 def differ(block):
@@ -109,7 +109,7 @@ THREATS = {
                                  script=f"DELETE FROM {DIFFERENCE} WHERE {FIRST}"),
     "difference and row": Threat("a row is removed together with its open difference", STORAGE, [],
                                  script=f"DELETE FROM {DIFFERENCE} WHERE {FIRST}; DELETE FROM t WHERE id = 21",
-                                 why="It is as if the transaction had never been. Closed blocks can't be undone like this"),
+                                 why="It is as if the transaction had never been. A kept head of a block that has the difference shows it"),
     "change undone": Threat("a changed row is put back together with its open difference", STORAGE, [],
                             script=f"DELETE FROM {DIFFERENCE} WHERE {SECOND}; UPDATE t SET balance = a.balance FROM attic.t a "
                                    "WHERE t.id = 6 AND a.id = 6", why="It is as if the change had never been"),

@@ -125,7 +125,7 @@ pub fn has_written() -> bool {
     unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }
 
-/// The full id of the transaction, outside of savepoints. It gets one if it has none.
+/// The full id of the transaction, outside of savepoints. PostgreSQL assigns one if needed.
 pub fn full_id() -> u64 {
     must_be_in_progress();
     // SAFETY: a transaction is in progress. PostgreSQL raises an error if it can't have an id.

@@ -118,7 +118,7 @@ impl Subject<'_> {
         Ok(())
     }
 
-    /// What is wrong with the triggers. New partitions have none before `ledger` is called again.
+    /// What is wrong with the triggers. New partitions get theirs when `ledger` is called again.
     pub fn trigger_faults(&self) -> Vec<String> {
         let arguments = triggers::arguments(&self.ledger.entry.id, self.names);
         let is_new = |part: &&UserTable| part.oid() != self.table.oid() && triggers::has_none(part);

@@ -164,7 +164,7 @@ pub fn close_all(catalog: &Catalog) -> Result<(i64, Vec<(Oid, String)>)> {
         }
         // It may have ended before it was locked.
         let Some(entry) = LedgerEntry::find(catalog, &Snapshot::now(), &entry.id) else { continue };
-        // What is written before an error must not stay.
+        // An error must undo what was written before it.
         let closed = entry.with_keys().and_then(|ledger| {
             let close = || catalog.as_owner(|| close(&ledger));
             transaction::in_subtransaction(close, Result::is_ok)

@@ -76,7 +76,7 @@ fn known(catalog: &Catalog, table: &UserTable) -> Result<Option<Ledger>> {
     LedgerEntry::of(catalog, table.oid(), named)?.map(LedgerEntry::with_keys).transpose()
 }
 
-/// Checks that no part belongs to another ledger, and that no other trigger has the name of ours.
+/// Checks that no part belongs to another ledger, and that our names for triggers are free.
 fn must_be_free(catalog: &Catalog, wanted: &Wanted) -> Result<()> {
     for part in &wanted.parts {
         if let Some(name) = foreign_trigger(part) {

@@ -92,7 +92,7 @@ pub fn covered(table: Oid, part: RelationView, names: &[String]) -> Vec<Canonica
     columns.map(|column| CanonicalColumn::of(column, &memory)).collect()
 }
 
-/// What a column's values are, for dividing keys into ranges.
+/// The kind of a type, by which keys are divided into ranges.
 pub fn kind(column: Oid) -> Kind {
     match types::base(column) {
         pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => Kind::Integer,

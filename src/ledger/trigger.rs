@@ -56,7 +56,7 @@ fn ledger_changes(call: Option<&TriggerCall>) -> Result<Returned> {
         return Ok(Returned::nothing());
     }
     // A session that sets session_replication_role goes past the triggers, as others that disable
-    // them do. What comes by replication is recorded: a subscriber has a ledger of its own.
+    // them do. Changes that come by replication are recorded: a subscriber has its own ledger.
     if is_replica() && !applies_changes() {
         return Ok(Returned::nothing());
     }
@@ -97,7 +97,7 @@ fn ledger_changes(call: Option<&TriggerCall>) -> Result<Returned> {
     Ok(Returned::nothing())
 }
 
-/// `None` on a subscriber without a ledger of its own, whose triggers came with a dump.
+/// `None` on a subscriber that has not called `ledger`, and whose triggers came with a dump.
 fn work(trigger: &TriggerCall) -> Result<Option<Rc<Work>>> {
     let table = trigger.relation().oid();
     let changes = changes_of_forms();
@@ -136,7 +136,7 @@ fn made(trigger: &TriggerCall) -> Result<Option<Work>> {
     let id = input::uuid(id).ok_or_else(not_made_by_ledger)?;
     let relation = trigger.relation();
     let ledger = Ledger::named(&id, relation.family().0)?;
-    // Whoever owns a table can make triggers with the arguments of another's.
+    // The owner of any table can make triggers with the arguments of another's.
     let is_its = |ledger: &Rc<Ledger>| {
         let table = ledger.entry.relation;
         relation.oid() == table || relation.inherits_from(table)
@@ -155,7 +155,7 @@ fn made(trigger: &TriggerCall) -> Result<Option<Work>> {
 }
 
 /// The rows that TRUNCATE is about to remove. It fires the triggers of each table that it empties;
-/// partitions may have none.
+/// new partitions lack them.
 fn truncated(trigger: &TriggerCall, work: &Work) -> Result<Sums> {
     let Work { ledger, arguments, .. } = work;
     let names = arguments.get(1..).unwrap_or_default();

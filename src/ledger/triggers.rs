@@ -93,7 +93,7 @@ pub fn faults(table: &UserTable, arguments: &[String]) -> Vec<String> {
     TRIGGERS.iter().filter_map(|made| made.fault(table, arguments)).collect()
 }
 
-/// Whether a table has none of those that statements fire.
+/// Whether a table lacks all those that statements fire.
 pub fn has_none(table: &UserTable) -> bool {
     let own = |made: &Made| !made.is_cloned && table.trigger(made.name, FUNCTION).is_some();
     !TRIGGERS.iter().any(own)
@@ -104,7 +104,7 @@ pub fn has_truncate(table: &UserTable) -> bool {
     table.trigger(TRUNCATE, FUNCTION).is_some_and(|trigger| trigger.is_enabled(FiresOn::Always))
 }
 
-/// The name of ours that a trigger of the table has which calls another function.
+/// One of our names, if a trigger of the table has it and calls another function.
 pub fn foreign_trigger(table: &UserTable) -> Option<String> {
     let ours = ours(FUNCTION, &[]);
     let has_name = |trigger: &Trigger| TRIGGERS.iter().any(|made| *made.name == *trigger.name);

@@ -192,10 +192,10 @@ impl Problem {
                 "the stored sums do not add up to block {block}: some were altered, removed or put back"
             ),
             Problem::RowsMissing { rows, .. } => {
-                format!("the table has {rows} rows fewer than the ledger")
+                format!("the table has {} fewer than the ledger", count(rows))
             }
             Problem::RowsAdded { rows, .. } => {
-                format!("the table has {rows} rows more than the ledger")
+                format!("the table has {} more than the ledger", count(rows))
             }
             Problem::RowsChanged { .. } => "rows were changed or replaced".into(),
             Problem::TableDiffers { rows: 0 } => {
@@ -203,10 +203,14 @@ impl Problem {
             }
             Problem::TableDiffers { rows } => {
                 let more = if rows > 0 { "more" } else { "fewer" };
-                format!("the table has {} rows {more} than the ledger", rows.unsigned_abs())
+                format!("the table has {} {more} than the ledger", count(rows.unsigned_abs()))
             }
         }
     }
+}
+
+fn count(rows: u64) -> String {
+    if rows == 1 { "1 row".into() } else { format!("{rows} rows") }
 }
 
 #[cfg(test)]

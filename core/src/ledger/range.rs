@@ -55,7 +55,7 @@ impl Ranges {
         Ranges { kind, shift }
     }
 
-    /// For keys of which these are some, as their numbers: if the usual ranges would have few rows
+    /// The ranges for a table, given the numbers of some keys. If the usual ranges would have few rows
     /// each, as with random int8, they get wider. If one would have them all, as with uuids or texts
     /// that begin alike, they get narrower.
     pub fn fitting(kind: Kind, sample: &[u64]) -> Ranges {

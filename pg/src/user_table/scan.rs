@@ -134,7 +134,7 @@ pub(crate) unsafe fn each_row_in_store(
     last: i16,
     body: impl FnMut(&UserRow) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    // SAFETY: as the caller promises. Each reader of a tuplestore has a pointer of its own, as scans of
+    // SAFETY: as the caller promises. Each reader of a tuplestore has its own pointer, as scans of
     // transition tables have.
     unsafe {
         let slot = pg_sys::MakeSingleTupleTableSlot(description, &pg_sys::TTSOpsMinimalTuple);
