@@ -154,6 +154,12 @@ HEADS = [
     ([{"keyspace": 1}], "[0].keyspace", "must be a string"), ([{"entry": 0}], "[0].entry", "must be 1 or more, not 0"),
     ([{"hash": "00"}], "[0].hash", "must be 64 hexadecimal digits"), ([{"more": 1}], "[0]", 'has an unknown field "more"'),
 ]
+LEDGER_HEADS = [
+    (1, "", "must be an array"), ([1], "[0]", "must be a JSON object"), ({}, "[0]", 'must have a field "position"'),
+    ([{"position": 0}], "[0].position", "must be 1 or more, not 0"),
+    ([{"position": 1, "head": "00"}], "[0].head", "must be 64 hexadecimal digits"),
+    ([{"more": 1}], "[0]", 'has an unknown field "more"'),
+]
 REVOCATION = {"action": "revoke", "keyspace": "default", "key_id": "00000000-0000-0000-0000-000000000000"}
 REVOCATIONS = [
     ({}, "", "must be an array"), ([REVOCATION, 1], "[1]", "must be a JSON object"),
@@ -226,6 +232,8 @@ ARGUMENTS = [
     ("derive_token", {"api_key": "KEY"}, "claims", CLAIMS),
     ("log_request", {}, "tags", TAGS),
     ("audit_verify", {}, "heads", HEADS),
+    # Heads are read before the table.
+    ("verify_ledger", {"relation": "pg_class"}, "heads", LEDGER_HEADS),
     ("replay_revocations", {}, "revocations", REVOCATIONS),
     *[(function, {"api_key": "KEY"}, "weights", WEIGHTS) for function in ("verify", "verify_json", "explain_verify")],
     ("verify_digest", {"digest": b"x" * 32}, "weights", WEIGHTS), ("settle", {"request_id": "KEY_ID"}, "weights", WEIGHTS),

@@ -652,7 +652,7 @@ def test_maintaining_at_the_same_time_harms_nothing(usage, connect):
     with ThreadPoolExecutor(8) as pool:
         for tasks in pool.map(lambda s: s.execute("SELECT * FROM keysmith.maintain()").fetchall(), sessions):
             assert [task for task, _ in tasks] == [
-                "partitions", "totals", "touches", "requests without a known key", "idle keys", "key ends", "credit events", "charges", "retention"]
+                "partitions", "totals", "touches", "requests without a known key", "idle keys", "key ends", "credit events", "ledgers", "charges", "retention"]
     usage.db.call("maintain")
     assert usage.db.value("SELECT count(*) FROM keysmith_private.usage_event") == 0
     assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_hourly") == 37
