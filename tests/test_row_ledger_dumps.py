@@ -136,7 +136,7 @@ def test_a_dump_without_the_table(cluster, dbname, table):  # noqa: F811
         assert problems(there, "u", head) == []
         assert [row.relation for row in there.rows("SELECT relation::text FROM keysmith.ledgers")] == ["u"]
         there.call("maintain")
-        # Another table with the name of the one that is missing has a ledger of its own.
+        # A new table with the name of the missing one can have its own ledger.
         there.session.execute("CREATE TABLE t (id int PRIMARY KEY, v text); SELECT keysmith.ledger('t'); INSERT INTO t VALUES (1)")
         assert_right(there, "t", "u")
         there.session.execute("SELECT keysmith.unledger('t'), keysmith.ledger('t')")

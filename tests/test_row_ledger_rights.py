@@ -26,7 +26,7 @@ def test_only_the_owner_begins_and_ends(hostile, owned):  # noqa: F811
     hostile.rows("GRANT ALL ON m.t TO alice")
     for call in ("ledger('m.t')", "ledger('m.t', '{v}')", "unledger('m.t')"):
         with owner.session.transaction():
-            # Who has no right does not wait for the table.
+            # A role without the right does not wait for the table.
             owner.rows("LOCK TABLE m.t IN ACCESS EXCLUSIVE MODE")
             other.rows("SET lock_timeout = '30s'")
             with pytest.raises(DENIED, match="must be owner of table t"):
@@ -80,7 +80,7 @@ def test_who_may_check(hostile, owned):  # noqa: F811
     may(hostile)
     hostile.rows("ALTER ROLE alice BYPASSRLS")
     may(other)
-    # Who may read a table may read the rows of its parts.
+    # A reader of a table may read the rows of its parts.
     owner.session.execute("ALTER TABLE m.t NO FORCE ROW LEVEL SECURITY; ALTER TABLE m.t DISABLE ROW LEVEL SECURITY; "
                           "CREATE TABLE m.child () INHERITS (m.t)")
     may(other)

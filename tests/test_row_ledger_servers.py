@@ -252,7 +252,7 @@ def test_a_subscriber_has_a_ledger_of_its_own(logical, shape, begins):
             assert_right(db)
         assert kept_head(there)["head"] != kept_head(db)["head"]
         assert_deletions_are_noticed(there)
-        # A session that calls itself a replica is none.
+        # A session that only calls itself a replica is not recorded.
         behind_its_back(there, "UPDATE t SET v = 'forged' WHERE id = 6")
         assert problems(there) == [CHANGED]
     finally:

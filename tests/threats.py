@@ -15,10 +15,10 @@ SUPERUSER = "a superuser"
 DISK = "who holds the disk"
 RESTORER = "who restores a backup"
 ROWS = (WRITER, OWNER, SUPERUSER)
-# What is stored is reached by SQL, or on the disk. In the tests, a superuser stands for both.
+# These attackers reach the stored ledger, by SQL or on the disk. In the tests, a superuser stands for both.
 STORAGE = (SUPERUSER, DISK)
 
-# What a check says. The tests replace the numbers of transactions.
+# The problems that a check reports. The tests replace the numbers of transactions.
 CHANGED = "rows were changed or replaced"
 ALTERED = "the difference of transaction N was altered"
 TWICE = "the difference of transaction N is there twice"
@@ -52,7 +52,7 @@ class Threat:
     with_head: list | None = None
     # The statements. The tests have those that need more than statements.
     script: str | None = None
-    # What `ledger_head` does.
+    # The answer of `ledger_head`.
     head: str = "closes a block"
     # Without a pepper, if that differs.
     unpeppered: list | None = None

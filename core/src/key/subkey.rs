@@ -71,7 +71,7 @@ uses! {
     ForRows, rows, "keysmith/row/1", b"keysmith.row.v1\0";
     /// The seals of audit entries.
     ForChains, chains, "keysmith/chain/1", b"keysmith.chain.v1\0";
-    /// The keys of ledgers. Without a pepper, a ledger has a secret of its own instead of the domain.
+    /// The keys of ledgers. Without a pepper, a ledger stores its own secret, which replaces the domain.
     ForLedger, ledgers, "keysmith/ledger/1", b"keysmith.ledger.v1\0";
 }
 
