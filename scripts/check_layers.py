@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # From the bottom up. Rooms in one line may not import from each other.
 LAYERS = [
-    ["settings", "request_id"],
+    ["settings", "random"],
+    ["request_id"],
     ["secret_file"],
     ["pepper", "signing"],
     ["catalog", "limit"],

@@ -13,6 +13,7 @@ mod ledger;
 mod limit;
 mod manage;
 mod pepper;
+mod random;
 mod request_id;
 mod rows;
 mod secret_file;

@@ -42,9 +42,7 @@ impl Snapshot {
     pub fn ended_before(&self) -> u64 {
         self.ended_before
     }
-}
 
-impl Snapshot {
     /// Its text as a pg_snapshot. On a standby it has all transactions below `xmax` as decided:
     /// PostgreSQL does not tell there which of those that are listed are subtransactions.
     pub fn text(&self) -> String {

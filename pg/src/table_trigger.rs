@@ -14,7 +14,8 @@ pub struct Trigger {
     pub arguments: Vec<String>,
     /// When it is called, as pg_trigger has it.
     kind: u32,
-    is_of_the_whole: bool,
+    /// Whether the table has it as a partition of another table.
+    pub is_of_the_whole: bool,
     /// Whether it is enabled in this session.
     pub fires: bool,
     /// The mode in which it is enabled, as pg_trigger has it.
@@ -47,11 +48,6 @@ impl Trigger {
     /// Whether it is enabled in this mode.
     pub fn is_enabled(&self, mode: FiresOn) -> bool {
         self.enabled == mode as u8
-    }
-
-    /// Whether the table has it as a partition of another table.
-    pub fn is_of_the_whole(&self) -> bool {
-        self.is_of_the_whole
     }
 
     /// Whether inserts call it.

@@ -20,6 +20,7 @@ use pg::scan::Snapshot;
 use pg::types;
 use pg::user_table::{Latest, UserTable};
 use pgrx::pg_sys::{ItemPointerData, Oid};
+use std::collections::BTreeSet;
 
 /// What was found. A row is shown by its table, its place and its primary key.
 pub struct Found<'a> {
@@ -67,19 +68,14 @@ impl Subject<'_> {
     }
 
     /// The sums of the rows of some parts, as the caller.
-    pub fn rows<'p>(&self, parts: impl Iterator<Item = &'p UserTable>) -> Result<Sums> {
-        let latest = Latest::from(self.snapshot);
-        let mut sums = Sums::default();
-        for part in parts {
-            sums.add(&sums_of(self.ledger, part, self.names, &latest)?);
-        }
-        Ok(sums)
+    pub fn rows<'p>(&self, parts: impl IntoIterator<Item = &'p UserTable>) -> Result<Sums> {
+        sums_of(self.ledger, parts, self.names, self.snapshot)
     }
 
     /// The rows of the table, without what this transaction changed: its difference is not written
     /// yet.
     pub fn recorded_rows(&self) -> Result<Sums> {
-        let mut rows = self.rows(self.parts.iter())?;
+        let mut rows = self.rows(self.parts)?;
         rows.subtract(&pending::changed(&self.ledger.entry.id));
         Ok(rows)
     }
@@ -89,7 +85,7 @@ impl Subject<'_> {
     pub fn verify(
         &self,
         (check, problems): (Check, Vec<Problem>),
-        to: &mut dyn FnMut(Found),
+        to: impl Fn(Found),
     ) -> Result<()> {
         let mut all = problems;
         all.extend(check.finish(self.recorded_rows()?));
@@ -97,7 +93,7 @@ impl Subject<'_> {
             let (range, block) = (problem.range(), problem.block());
             to(Found { row: None, range, block, problem: problem.text() });
         }
-        let wrong: Vec<Option<u64>> =
+        let wrong: BTreeSet<Option<u64>> =
             all.iter().filter(|problem| problem.is_of_rows()).map(Problem::range).collect();
         if wrong.is_empty() {
             return Ok(());

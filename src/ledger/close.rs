@@ -29,14 +29,10 @@ pub fn try_lock(catalog: &Catalog, relation: Oid) -> bool {
     lock::try_object(catalog.tables.ledger.table, relation, Mode::Exclusive)
 }
 
-/// The last block of a ledger, after closing one if differences are open. The caller is the
-/// extension's owner, and has the lock.
-pub fn close(ledger: &Ledger) -> Result<(Option<Block>, i64)> {
+/// The last block of a ledger, after closing one if differences count. Returns also how many it took. The
+/// caller is the extension's owner, and has the lock.
+pub fn close(ledger: &Ledger) -> Result<(Block, i64)> {
     let id = &ledger.entry.id;
-    let open = stored::open_differences(&Snapshot::now(), id)?;
-    if open == 0 {
-        return Ok((stored::last_block(&Snapshot::now(), id)?, 0));
-    }
     let own = transaction::full_id();
     // It is newer than the last block's, since it is taken under the lock.
     let snapshot = Snapshot::now();
@@ -52,7 +48,7 @@ pub fn close(ledger: &Ledger) -> Result<(Option<Block>, i64)> {
         Err(_) => refused.extend(place),
     })?;
     if taken == 0 {
-        return Ok((Some(last), 0));
+        return Ok((last, 0));
     }
     let block = write(ledger, &closing)?;
     stored::note_place(&ledger.entry)?;
@@ -64,7 +60,7 @@ pub fn close(ledger: &Ledger) -> Result<(Option<Block>, i64)> {
         &[Param::uuid(id), Param::array(pg_sys::TIDOID, pg_sys::TIDARRAYOID, &refused)],
         |_| (),
     )?;
-    Ok((Some(block), taken))
+    Ok((block, taken))
 }
 
 /// Writes the first block, with the rows that the table has.
@@ -148,6 +144,7 @@ fn write_ranges(id: &LedgerId, closing: &Closing, block: &Block, ranges: &[i64])
 /// differences they took, and what went wrong.
 pub fn close_all(catalog: &Catalog) -> Result<(i64, Vec<(Oid, String)>)> {
     let (mut taken, mut problems) = (0, Vec::new());
+    let open = catalog.as_owner(|| stored::open_differences(&Snapshot::now()))?;
     for entry in LedgerEntry::all(catalog, &Snapshot::now()) {
         let entry = entry.or_of(catalog, Oid::INVALID)?;
         let relation = entry.relation;
@@ -158,8 +155,7 @@ pub fn close_all(catalog: &Catalog) -> Result<(i64, Vec<(Oid, String)>)> {
             }
             continue;
         }
-        let has_open = || Ok(stored::open_differences(&Snapshot::now(), &entry.id)? > 0);
-        if !catalog.as_owner(has_open)? || !try_lock(catalog, relation) {
+        if !open.contains_key(&entry.id) || !try_lock(catalog, relation) {
             continue;
         }
         // It may have ended before it was locked.
@@ -179,6 +175,8 @@ pub fn close_all(catalog: &Catalog) -> Result<(i64, Vec<(Oid, String)>)> {
 
 /// The error for a ledger that can't be continued.
 fn altered(problem: &Problem) -> Error {
-    Error::new(Code::Conflict, format!("the ledger can't be continued: {}", problem.text()))
-        .hint("keysmith.verify_ledger says more. After the cause is found, keysmith.unledger and keysmith.ledger begin a new one.")
+    Error::new(Code::Conflict, format!("the ledger can't be continued: {}", problem.text())).hint(
+        "keysmith.verify_ledger says more. After the cause is found, keysmith.unledger and \
+             keysmith.ledger begin a new one.",
+    )
 }

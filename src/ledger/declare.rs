@@ -129,8 +129,9 @@ impl Wanted {
     }
 
     /// The parts that lack triggers, or have others.
-    fn bare(&self, arguments: &[String]) -> Vec<&UserTable> {
-        self.parts.iter().filter(|part| !faults(part, arguments).is_empty()).collect()
+    fn bare(&self, id: &LedgerId) -> Vec<&UserTable> {
+        let arguments = arguments(id, &self.names);
+        self.parts.iter().filter(|part| !faults(part, &arguments).is_empty()).collect()
     }
 
     fn attach(&self, id: &LedgerId) {
@@ -226,8 +227,6 @@ fn go_on(catalog: &Catalog, wanted: &Wanted, ledger: &Rc<Ledger>) -> Result<()> 
     let entry = &ledger.entry;
     let is_same = entry.key_column == wanted.key_column
         && entry.columns.as_deref().unwrap_or_default() == wanted.names;
-    let arguments = arguments(&entry.id, &wanted.names);
-    let bare = wanted.bare(&arguments);
     let (mut agrees, mut new_rows) = (false, None);
     if is_same {
         let snapshot = Snapshot::now();
@@ -246,7 +245,7 @@ fn go_on(catalog: &Catalog, wanted: &Wanted, ledger: &Rc<Ledger>) -> Result<()> 
         agrees = is_right(&check, rows.clone());
         if !agrees && entry.forms == wanted.forms {
             // Partitions may have been attached with their rows.
-            let new = subject.rows(bare.iter().copied())?;
+            let new = subject.rows(wanted.bare(&entry.id))?;
             let mut rest = rows;
             rest.subtract(&new);
             if !is_right(&check, rest) {
@@ -281,8 +280,10 @@ fn is_right(check: &Check, rows: Sums) -> bool {
 
 fn differs(wanted: &Wanted, why: &str) -> Error {
     let name = wanted.table.name();
-    Error::new(Code::Conflict, format!("table {name} does not agree with its ledger: {why}"))
-        .hint("keysmith.verify_ledger says more. keysmith.unledger and keysmith.ledger begin a new ledger.")
+    Error::new(Code::Conflict, format!("table {name} does not agree with its ledger: {why}")).hint(
+        "keysmith.verify_ledger says more. keysmith.unledger and keysmith.ledger begin a new \
+             ledger.",
+    )
 }
 
 /// Begins a ledger with the rows that are there. Nobody else can write meanwhile.
@@ -312,11 +313,7 @@ fn begin(catalog: &Catalog, wanted: &Wanted) -> Result<()> {
     };
     let ledger = entry.with_keys()?;
     let snapshot = Snapshot::now();
-    let latest = Latest::from(&snapshot);
-    let mut rows = Sums::default();
-    for part in &wanted.parts {
-        rows.add(&sums_of(&ledger, part, &wanted.names, &latest)?);
-    }
+    let rows = sums_of(&ledger, &wanted.parts, &wanted.names, &snapshot)?;
     let entry = &ledger.entry;
     catalog.as_owner(|| {
         spi::execute(
@@ -395,11 +392,7 @@ fn unledger(call: &Call) -> Result<Option<Datum>> {
 
 /// Takes the rows of some parts out of a ledger.
 fn leave_out(ledger: &Rc<Ledger>, parts: &[UserTable], names: &[String]) -> Result<()> {
-    let snapshot = Latest::from(&Snapshot::now());
     let mut removed = Sums::default();
-    for part in parts {
-        let rows = sums_of(ledger, part, names, &snapshot)?;
-        removed.subtract(&rows);
-    }
+    removed.subtract(&sums_of(ledger, parts, names, &Snapshot::now())?);
     pending::add(ledger, removed)
 }

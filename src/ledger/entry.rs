@@ -2,15 +2,16 @@
 
 use crate::catalog::{Catalog, columns};
 use crate::pepper;
+use crate::random;
 use keysmith_core::ledger::incarnation::incarnation;
-use keysmith_core::ledger::keys::{LedgerId, LedgerKeys, NONCE_LEN, Nonce, SECRET_LEN};
+use keysmith_core::ledger::keys::{LedgerId, LedgerKeys, Nonce, SECRET_LEN};
 use keysmith_core::ledger::settings::settings;
 use pg::error::{Code, Error, Result};
 use pg::scan::{Room, Row, ScanKey, Snapshot};
 use pg::spi::{self, Param};
 use pg::{lookup, output, server, text};
 use pgrx::pg_sys::Oid;
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 pub struct LedgerEntry {
@@ -156,26 +157,9 @@ fn relation_named(schema: &str, name: &str) -> Option<Oid> {
     lookup::relation(schema, &text::to_server(name))
 }
 
-/// How many nonces are drawn at a time. Asking the operating system for one takes as long as the
-/// rest of a difference.
-const DRAWN: usize = 32;
-
-thread_local! {
-    /// Random bytes that no nonce has used yet.
-    static DRAWN_BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 /// A nonce that is used once.
 pub fn nonce() -> Result<Nonce> {
-    DRAWN_BYTES.with_borrow_mut(|left| {
-        if left.len() < NONCE_LEN {
-            let mut bytes = [0; DRAWN * NONCE_LEN];
-            getrandom::fill(&mut bytes).map_err(Error::no_entropy)?;
-            *left = bytes.to_vec();
-        }
-        let taken = left.split_off(left.len() - NONCE_LEN).try_into();
-        taken.map(Nonce::of).map_err(Error::no_entropy)
-    })
+    random::sixteen().map(Nonce::of).map_err(Error::no_entropy)
 }
 
 thread_local! {

@@ -42,27 +42,34 @@ pub fn add(ledger: &Rc<Ledger>, sums: Sums) -> Result<()> {
         return Ok(());
     }
     let now = transaction::current_subtransaction();
-    CHANGES.with(|changes| {
-        changes.change(|list| {
-            let own = list.iter_mut().rev().take_while(|(owner, _)| *owner == now);
-            let same = own.map(|(_, change)| change).find(|change| change.is_of(ledger.id()));
-            match same {
-                Some(change) => {
-                    change.sums.add(&sums);
-                    must_fit(&change.sums)
-                }
-                None => {
-                    list.push((now, Change { ledger: ledger.clone(), sums }));
-                    Ok(())
-                }
-            }
-        })
-    })
+    let change = Change { ledger: ledger.clone(), sums };
+    CHANGES.with(|changes| changes.change(|list| must_fit(put(list, now, change))))
+}
+
+/// Adds a change to those of a subtransaction, which are the last ones. Returns in how many ranges it has
+/// changed rows of this ledger.
+fn put(
+    list: &mut Vec<(SubTransactionId, Change)>,
+    owner: SubTransactionId,
+    change: Change,
+) -> usize {
+    let own = list.iter_mut().rev().take_while(|(by, _)| *by == owner);
+    match own.map(|(_, own)| own).find(|own| own.is_of(change.ledger.id())) {
+        Some(own) => {
+            own.sums.add(&change.sums);
+            own.sums.ranges()
+        }
+        None => {
+            let ranges = change.sums.ranges();
+            list.push((owner, change));
+            ranges
+        }
+    }
 }
 
 /// Bounds the memory that the changes of a transaction take.
-pub fn must_fit(sums: &Sums) -> Result<()> {
-    if sums.ranges() > MOST_RANGES { Err(too_many()) } else { Ok(()) }
+pub fn must_fit(ranges: usize) -> Result<()> {
+    if ranges > MOST_RANGES { Err(too_many()) } else { Ok(()) }
 }
 
 /// What the transaction changed in a table so far.
@@ -155,12 +162,7 @@ pub fn released(ended: SubTransactionId, parent: SubTransactionId) {
         changes.change(|list| {
             let first = list.partition_point(|(owner, _)| *owner < ended);
             for (_, change) in list.split_off(first) {
-                let own = list.iter_mut().rev().take_while(|(owner, _)| *owner == parent);
-                let same = own.map(|(_, own)| own).find(|own| own.is_of(change.ledger.id()));
-                match same {
-                    Some(own) => own.sums.add(&change.sums),
-                    None => list.push((parent, change)),
-                }
+                put(list, parent, change);
             }
         });
     });

@@ -10,33 +10,29 @@ use pg::scan::Snapshot;
 use pg::server;
 use pg::spi::{self, Param, ResultRow};
 use pgrx::pg_sys::ItemPointerData;
+use std::collections::BTreeMap;
 
 /// Passes on each block with the number that it is found by, in the order of their bytes.
-pub fn each_block(
-    snapshot: &Snapshot,
-    id: &LedgerId,
-    mut with: impl FnMut(&[u8], u64),
-) -> Result<()> {
-    spi::each_under(
-        snapshot,
-        "SELECT block, number FROM keysmith_private.ledger_block WHERE ledger_id = $1 ORDER BY block",
-        &[Param::uuid(id)],
-        |row| with(&row.bytes(1).unwrap_or_default(), number(&row, 2)),
-    )
+pub fn each_block(snapshot: &Snapshot, id: &LedgerId, with: impl FnMut(&[u8], u64)) -> Result<()> {
+    let statement = "SELECT block, number FROM keysmith_private.ledger_block WHERE ledger_id = $1 ORDER BY block";
+    each_numbered(snapshot, statement, id, with)
 }
 
 /// Passes on each stored range with the number that it is found by.
-pub fn each_range(
+pub fn each_range(snapshot: &Snapshot, id: &LedgerId, with: impl FnMut(&[u8], u64)) -> Result<()> {
+    let statement = "SELECT stored, range FROM keysmith_private.ledger_range WHERE ledger_id = $1";
+    each_numbered(snapshot, statement, id, with)
+}
+
+fn each_numbered(
     snapshot: &Snapshot,
+    statement: &str,
     id: &LedgerId,
     mut with: impl FnMut(&[u8], u64),
 ) -> Result<()> {
-    spi::each_under(
-        snapshot,
-        "SELECT stored, range FROM keysmith_private.ledger_range WHERE ledger_id = $1",
-        &[Param::uuid(id)],
-        |row| with(&row.bytes(1).unwrap_or_default(), number(&row, 2)),
-    )
+    spi::each_under(snapshot, statement, &[Param::uuid(id)], |row| {
+        with(&row.bytes(1).unwrap_or_default(), number(&row, 2));
+    })
 }
 
 fn number(row: &ResultRow, column: usize) -> u64 {
@@ -87,16 +83,25 @@ pub fn block(id: &LedgerId, number: i64) -> Result<Option<Block>> {
     Ok(stored.and_then(|stored| Block::decode(&stored)))
 }
 
-/// How many differences are open.
-pub fn open_differences(snapshot: &Snapshot, id: &LedgerId) -> Result<i64> {
-    let read = |row: ResultRow| row.bigint(1);
-    let count = spi::query_under(
+/// Whether differences of a ledger are open.
+pub fn is_open(snapshot: &Snapshot, id: &LedgerId) -> Result<bool> {
+    spi::query_under(
         snapshot,
-        "SELECT pg_catalog.count(*) FROM keysmith_private.ledger_difference WHERE ledger_id = $1",
+        "SELECT FROM keysmith_private.ledger_difference WHERE ledger_id = $1 LIMIT 1",
         &[Param::uuid(id)],
-        |rows| rows.first().and_then(read),
-    )?;
-    Ok(count.unwrap_or_default())
+        |rows| rows.count() > 0,
+    )
+}
+
+/// How many differences are open, of each ledger that has some. It reads the differences of all
+/// ledgers once.
+pub fn open_differences(snapshot: &Snapshot) -> Result<BTreeMap<LedgerId, i64>> {
+    spi::query_under(
+        snapshot,
+        "SELECT ledger_id, pg_catalog.count(*) FROM keysmith_private.ledger_difference GROUP BY 1",
+        &[],
+        |rows| rows.iter().filter_map(|row| Some((row.uuid(1)?, row.bigint(2)?))).collect(),
+    )
 }
 
 /// Which transactions a snapshot sees as decided.

@@ -1,65 +1,49 @@
-//! The rows of a table, as sums.
+//! The rows of tables, as sums.
 
 use super::entry::Ledger;
 use super::form::RowForm;
+use crate::rows::notices::PageNotices;
 use keysmith_core::ledger::sums::Sums;
 use pg::error::Result;
-use pg::notice::notice;
+use pg::scan::Snapshot;
 use pg::user_table::{Latest, UserRow, UserTable, each_row};
 use std::ops::ControlFlow;
 
-/// The least number of pages between two notices. A large table has some twenty notices.
-const LEAST: u32 = 1000;
-
-/// The sums of the rows of a table that a snapshot sees, without the tables that inherit from it.
-/// Notices tell how far it is.
-pub fn sums_of(
+/// The sums of the rows of some tables that a snapshot sees. Notices tell how far it is.
+pub fn sums_of<'a>(
     ledger: &Ledger,
-    part: &UserTable,
+    tables: impl IntoIterator<Item = &'a UserTable>,
     names: &[String],
-    snapshot: &Latest,
-) -> Result<Sums> {
-    let pages = part.pages();
-    let portion = (pages / 20).max(LEAST);
-    let mut next = portion;
-    sums(ledger, part, names, snapshot, |row| {
-        while next < pages && row.page() >= next {
-            notice(format!("read {next} of {pages} pages of {}", part.name()), None);
-            next = next.saturating_add(portion);
-        }
-    })
-}
-
-/// The same without notices, for TRUNCATE.
-pub fn sums_quietly(
-    ledger: &Ledger,
-    part: &UserTable,
-    names: &[String],
-    snapshot: &Latest,
-) -> Result<Sums> {
-    sums(ledger, part, names, snapshot, |_| {})
-}
-
-fn sums(
-    ledger: &Ledger,
-    part: &UserTable,
-    names: &[String],
-    snapshot: &Latest,
-    mut seen: impl FnMut(&UserRow),
+    snapshot: &Snapshot,
 ) -> Result<Sums> {
     let mut sums = Sums::default();
-    if !part.has_rows() {
-        return Ok(sums);
+    for table in tables {
+        let mut notices = PageNotices::of(table, "read");
+        add_rows(&mut sums, ledger, table, names, snapshot, |row| notices.at(row))?;
     }
-    let form = RowForm::of(ledger, part.view(), names)?;
+    Ok(sums)
+}
+
+/// Adds the rows of a table, without those of tables that inherit from it. `seen` is called with each.
+pub fn add_rows(
+    sums: &mut Sums,
+    ledger: &Ledger,
+    table: &UserTable,
+    names: &[String],
+    snapshot: &Snapshot,
+    mut seen: impl FnMut(&UserRow),
+) -> Result<()> {
+    if !table.has_rows() {
+        return Ok(());
+    }
+    let form = RowForm::of(ledger, table.view(), names)?;
     form.with_settings(|| {
-        each_row(part, snapshot, |row| {
+        each_row(table, &Latest::from(snapshot), |row| {
             seen(row);
             row.read_up_to(form.last);
             let (range, hash) = form.hash(|column| row.value(column));
             sums.insert(range, hash);
             Ok(ControlFlow::Continue(()))
         })
-    })?;
-    Ok(sums)
+    })
 }

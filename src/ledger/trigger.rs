@@ -3,7 +3,7 @@
 use super::entry::Ledger;
 use super::form::RowForm;
 use super::pending;
-use super::table::sums_quietly;
+use super::table::add_rows;
 use super::triggers::{has_truncate, name_for};
 use crate::catalog::invalidation::changes_of_forms;
 use keysmith_core::ledger::sums::Sums;
@@ -13,7 +13,7 @@ use pg::server::applies_changes;
 use pg::table_trigger::is_replica;
 use pg::trigger::{Copies, Returned, TriggerCall, TriggerEvent, trigger_functions};
 use pg::tuple::Tuple;
-use pg::user_table::{ACCESS_EXCLUSIVE, Latest, UserTable};
+use pg::user_table::{ACCESS_EXCLUSIVE, UserTable};
 use pg::{input, text};
 use pgrx::pg_sys::Oid;
 use std::cell::RefCell;
@@ -60,23 +60,22 @@ fn ledger_changes(call: Option<&TriggerCall>) -> Result<Returned> {
     if is_replica() && !applies_changes() {
         return Ok(Returned::nothing());
     }
-    let work = trigger.remembered(|_: &Option<Rc<Work>>| true, || work(trigger))?;
-    let Some(work) = &*work else { return Ok(Returned::nothing()) };
-    let Work { ledger, form, .. } = &**work;
+    let Some(work) = work(trigger)? else { return Ok(Returned::nothing()) };
+    let Work { ledger, form, .. } = &*work;
     let mut sums = Sums::default();
     match (trigger.is_for_row(), trigger.is_before(), trigger.event()) {
-        (false, true, TriggerEvent::Truncate) => sums.subtract(&truncated(trigger, work)?),
+        (false, true, TriggerEvent::Truncate) => sums.subtract(&truncated(trigger, &work)?),
         (false, false, TriggerEvent::Insert | TriggerEvent::Update | TriggerEvent::Delete) => {
             form.with_settings(|| {
                 trigger.each_copied_row(Copies::Old, form.last, |row| {
                     let (range, hash) = form.hash(|column| row.value(column));
                     sums.remove(range, hash);
-                    pending::must_fit(&sums)
+                    pending::must_fit(sums.ranges())
                 })?;
                 trigger.each_copied_row(Copies::New, form.last, |row| {
                     let (range, hash) = form.hash(|column| row.value(column));
                     sums.insert(range, hash);
-                    pending::must_fit(&sums)
+                    pending::must_fit(sums.ranges())
                 })
             })?;
         }
@@ -119,10 +118,11 @@ fn work(trigger: &TriggerCall) -> Result<Option<Rc<Work>>> {
     let before = REMEMBERED.with(|list| {
         let mut list = list.borrow_mut();
         let is_old = |known: &Remembered| known.table == table || known.changes != changes;
-        let old: Vec<Remembered> = list.extract_if(.., |known| is_old(known)).collect();
-        if list.len() < MOST {
-            list.push(remembered);
+        let mut old: Vec<Remembered> = list.extract_if(.., |known| is_old(known)).collect();
+        if list.len() == MOST {
+            old.push(list.remove(0));
         }
+        list.push(remembered);
         old
     });
     drop(before);
@@ -160,16 +160,15 @@ fn truncated(trigger: &TriggerCall, work: &Work) -> Result<Sums> {
     let Work { ledger, arguments, .. } = work;
     let names = arguments.get(1..).unwrap_or_default();
     let table = UserTable::being_truncated(trigger.relation());
-    let snapshot = Latest::from(&Snapshot::now());
-    let mut sums = Sums::default();
-    if table.is_partitioned() {
-        for part in table.parts_as_they_are(ACCESS_EXCLUSIVE) {
-            if part.has_rows() && !has_truncate(&part) {
-                sums.add(&sums_quietly(ledger, &part, names, &snapshot)?);
-            }
-        }
-    } else {
-        sums.add(&sums_quietly(ledger, &table, names, &snapshot)?);
+    // TRUNCATE has locked its partitions. It may leave out tables that inherit in another way.
+    let parts = match table.is_partitioned() {
+        true => table.opened(&table.part_ids(ACCESS_EXCLUSIVE)),
+        false => Vec::new(),
+    };
+    let bare = parts.iter().filter(|part| !has_truncate(part));
+    let (snapshot, mut sums) = (Snapshot::now(), Sums::default());
+    for part in bare.chain([&table]) {
+        add_rows(&mut sums, ledger, part, names, &snapshot, |_| {})?;
     }
     Ok(sums)
 }

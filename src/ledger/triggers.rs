@@ -81,7 +81,7 @@ pub fn attach(table: &UserTable, top: &UserTable, arguments: &[String]) {
 pub fn detach(table: &UserTable) {
     for trigger in table.triggers() {
         let is_ours = trigger.function == ours(FUNCTION, &[]);
-        if is_ours && !trigger.is_of_the_whole() {
+        if is_ours && !trigger.is_of_the_whole {
             let name = text::quoted_name(&text::lossy(trigger.name.to_bytes()));
             drop_trigger(&format!("DROP TRIGGER {name} ON {}", table.name()), trigger.oid);
         }

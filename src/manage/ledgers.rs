@@ -59,12 +59,12 @@ fn ledger_head(call: &Call) -> Result<Option<Datum>> {
     let table = UserTable::claim(call.datum(0), ACCESS_SHARE, TableRight::Reading)?;
     let catalog = Catalog::open()?;
     let entry = entry_of(&catalog, &table)?;
-    let is_open = || Ok(stored::open_differences(&Snapshot::now(), &entry.id)? > 0);
+    let is_open = || stored::is_open(&Snapshot::now(), &entry.id);
     // Without the lock, which lasts until the transaction ends, if there is nothing to close.
     let block = if may_close(&table)? && catalog.as_owner(is_open)? {
         close::lock(&catalog, table.oid());
         let ledger = entry_of(&catalog, &table)?.with_keys()?;
-        catalog.as_owner(|| close::close(&ledger))?.0
+        Some(catalog.as_owner(|| close::close(&ledger))?.0)
     } else {
         catalog.as_owner(|| stored::last_block(&Snapshot::now(), &entry.id))?
     };
@@ -211,7 +211,7 @@ fn verify_ledger(call: &Call) -> Result<Option<Datum>> {
     };
     let (ranges, kind) = subject.ranges();
     let result = ResultSet::of(call);
-    let put = |found: Found| {
+    let put = &|found: Found| {
         let (part, place, key) = match found.row {
             Some((part, place, key)) => (Cell::regclass(part), Cell::tid(place), key),
             None => {
@@ -233,7 +233,7 @@ fn verify_ledger(call: &Call) -> Result<Option<Datum>> {
         put(Found { row: None, range: None, block: None, problem });
     }
     let stored = catalog.as_owner(|| subject.stored(kept))?;
-    subject.verify(stored, &mut { put })?;
+    subject.verify(stored, put)?;
     Ok(None)
 }
 
@@ -242,12 +242,10 @@ fn verify_ledger(call: &Call) -> Result<Option<Datum>> {
 fn parts_at_once(table: &UserTable) -> (Vec<UserTable>, Snapshot) {
     loop {
         pgrx::check_for_interrupts!();
-        let before = table.part_ids(ACCESS_SHARE);
+        let parts = table.part_ids(ACCESS_SHARE);
         let snapshot = Snapshot::now();
-        if table.part_ids(ACCESS_SHARE) == before {
-            let parts = table.parts_as_they_are(ACCESS_SHARE);
-            let is_known = |part: &UserTable| before.contains(&part.oid());
-            return (parts.into_iter().filter(is_known).collect(), snapshot);
+        if table.part_ids(ACCESS_SHARE) == parts {
+            return (table.opened(&parts), snapshot);
         }
     }
 }
@@ -263,8 +261,7 @@ fn span(ranges: Ranges, kind: Oid, range: u64) -> (Option<String>, Option<String
     }
 }
 
-fn close_ledgers(call: &Call) -> Result<Option<Datum>> {
-    let _ = call;
+fn close_ledgers(_: &Call) -> Result<Option<Datum>> {
     let (taken, problems) = close::close_all(&Catalog::open()?)?;
     for (relation, problem) in problems {
         let name = name_of(relation).unwrap_or_else(|| relation.to_u32().to_string());
@@ -278,15 +275,14 @@ fn ledger_state(call: &Call) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
     let sees_all = authority::sight()?.tenants.is_none();
     let snapshot = Snapshot::now();
+    let open = catalog.as_owner(|| stored::open_differences(&snapshot))?;
     for entry in LedgerEntry::all(&catalog, &snapshot) {
         let table = entry.relation;
         if name_of(table).is_none() || !(sees_all || is_own(table) || may_read(table)) {
             continue;
         }
-        let (block, open) = catalog.as_owner(|| {
-            let block = stored::last_block(&snapshot, &entry.id).ok().flatten();
-            Ok((block, stored::open_differences(&snapshot, &entry.id)?))
-        })?;
+        let block =
+            catalog.as_owner(|| Ok(stored::last_block(&snapshot, &entry.id).ok().flatten()))?;
         let block = block.as_ref();
         result.put([
             Cell::regclass(table),
@@ -294,7 +290,7 @@ fn ledger_state(call: &Call) -> Result<Option<Datum>> {
             Cell::bigint(block.map(|block| block.number.cast_signed())),
             Cell::bigint(block.map(|block| block.rows)),
             Cell::timestamp(block.map(|block| block.at)),
-            Cell::bigint(Some(open)),
+            Cell::bigint(Some(open.get(&entry.id).copied().unwrap_or_default())),
         ]);
     }
     Ok(None)

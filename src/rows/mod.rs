@@ -7,6 +7,7 @@ mod digest;
 mod existing;
 mod forms;
 mod hash;
+pub mod notices;
 mod pages;
 pub mod progress;
 mod protect;

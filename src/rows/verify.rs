@@ -1,10 +1,10 @@
 //! `verify_rows` finds rows whose seal is missing or wrong.
 
+use super::notices::PageNotices;
 use super::seal::{FUNCTION, Plan, TRIGGER};
 use pg::call::{Call, sql_functions};
 use pg::context::Owned;
 use pg::error::{Error, Result};
-use pg::notice::notice;
 use pg::relation::column_name;
 use pg::result_set::{Cell, ResultSet};
 use pg::spi::{self, Param};
@@ -19,9 +19,6 @@ use std::rc::Rc;
 sql_functions! {
     keysmith_verify_rows => verify_rows;
 }
-
-/// The least number of pages between two notices. A large table has some twenty notices.
-const LEAST: u32 = 1000;
 
 fn verify_rows(call: &Call) -> Result<Option<Datum>> {
     let table = UserTable::claim(call.datum(0), ACCESS_SHARE, TableRight::Reading)?;
@@ -54,15 +51,10 @@ pub fn broken_seals(
         arguments.iter().map(|argument| text::to_server(argument)).collect();
     let arguments: Vec<&[u8]> = arguments.iter().map(|text| text.to_bytes()).collect();
     let plan = Plan::of(part.description(), &arguments)?;
-    let pages = part.pages();
-    let portion = (pages / 20).max(LEAST);
-    let mut next = portion;
+    let mut notices = PageNotices::of(part, "checked");
     let key = PrimaryKey::of(part);
     each_row(part, snapshot, |row| {
-        while next < pages && row.page() >= next {
-            notice(format!("checked {next} of {pages} pages of {}", part.name()), None);
-            next = next.saturating_add(portion);
-        }
+        notices.at(row);
         if let Err(problem) = plan.check(|column| row.value(column)) {
             key.show(row, |key| to(row, key, &problem.text()))?;
         }

@@ -99,11 +99,11 @@ impl UserTable {
         UserTable::open(table.oid())
     }
 
-    /// The table and all tables that inherit from it, without a check of rights on these: who may read
-    /// or change a table may do so with their rows.
-    pub fn parts_as_they_are(&self, lock: LOCKMODE) -> Vec<UserTable> {
-        let is_one = |oid: &Oid| is_table(facts(*oid).map_or(0, |facts| facts.kind));
-        let parts = self.part_ids(lock).into_iter().filter(is_one).map(UserTable::open);
+    /// The tables among some of `part_ids`, without a check of rights on these: who may read or change a
+    /// table may do so with their rows. Temporary tables of other sessions are left out.
+    pub fn opened(&self, parts: &[Oid]) -> Vec<UserTable> {
+        let is_one = |oid: &&Oid| is_table(facts(**oid).map_or(0, |facts| facts.kind));
+        let parts = parts.iter().filter(is_one).map(|oid| UserTable::open(*oid));
         parts.filter(|part| !part.is_of_another_session()).collect()
     }
 

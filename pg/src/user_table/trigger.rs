@@ -21,7 +21,7 @@ impl UserTable {
     /// partition: such a trigger can only be changed on the partitioned table.
     pub fn own_trigger(&self, name: &CStr, function: &CStr, done: &str) -> Result<Option<Trigger>> {
         let trigger = self.trigger(name, function);
-        if trigger.as_ref().is_some_and(|trigger| trigger.is_of_the_whole()) {
+        if trigger.as_ref().is_some_and(|trigger| trigger.is_of_the_whole) {
             let table = self.name();
             let message =
                 format!("table {table} is {done} as part of the table that it is a partition of");
