@@ -184,7 +184,8 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
                     || is_acknowledged)
                     && database.backlog == 0
                     && database.unknown.stored >= seen;
-                database.worker.asked |= !is_done;
+                // Others who wait ask again.
+                database.worker.asked = !is_done;
                 (is_done, database.records.count + database.backlog)
             })
             .unwrap_or((true, 0));
