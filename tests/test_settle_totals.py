@@ -1,17 +1,13 @@
 """What `settle` says reaches the totals of requests without rows: of those that were counted, and of no others."""
 
-import os
-import signal
-
-import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
 from cluster import running
 from conftest import session, wait_until
 from test_settle_usage import request, settle
-from test_usage_pipeline import crash, flush, status
-from test_usage_worker import connects, worker_pid
+from test_usage_pipeline import crash, flush, kill_process, status
+from test_usage_worker import worker_pid
 
 # Long enough that records wait until a test wants them stored.
 SLOWLY = {"keysmith__usage_flush_interval": "10min"}
@@ -176,22 +172,13 @@ def test_what_a_crash_lost_is_not_taken_back(end):
         if end == "postmaster":
             crash(cluster, db)
         else:
-            os.kill(worker_pid(db), signal.SIGKILL)
-            wait_until(lambda: has_ended(db))
-        wait_until(lambda: connects(cluster))
+            kill_process(cluster, db, worker_pid(db))
         db = session(cluster)
         assert settle(db, stored, 600)
         assert all(settle(db, one, 0) for one in lost)
         flush(db)
         # The request was perhaps decided in the hour before.
         assert same_after_a_fold(db, "SELECT sum(requests) AS requests, sum(spend) AS spend FROM keysmith.usage_hourly") == [(1, 600)]
-
-
-def has_ended(db):
-    try:
-        return db.rows("SELECT") and False
-    except psycopg.OperationalError:
-        return True
 
 
 def test_a_row_that_was_deleted_is_in_no_total(db):

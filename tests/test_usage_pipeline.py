@@ -1,5 +1,7 @@
 """Usage records on their way: from the decision to the table, with faults in between."""
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -54,6 +56,22 @@ def crash(cluster, db):
     cluster.kill()
     db.session.close()
     wait_until(lambda: cluster.start(check=False).returncode == 0)
+
+
+def kill_process(cluster, db, pid):
+    """Kills one process: the postmaster ends all sessions, that of `db` too, and starts again."""
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not answers(lambda: db.rows("SELECT 1")))
+    db.session.close()
+    wait_until(lambda: answers(lambda: cluster.execute("SELECT 1")))
+
+
+def answers(question):
+    try:
+        question()
+        return True
+    except psycopg.OperationalError:
+        return False
 
 
 # One row for each request

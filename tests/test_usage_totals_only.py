@@ -1,8 +1,6 @@
 """usage_log => 'totals': requests are counted exactly, and leave no rows but a few samples."""
 
-import os
 import shutil
-import signal
 import threading
 import time
 import uuid
@@ -17,8 +15,8 @@ from test_idle import age
 from test_standby import pair
 from test_storage import dump
 from test_usage_direct import CHANGES, SOMEBODYS, statements_that_counted
-from test_usage_pipeline import crash, flush, status, stored
-from test_usage_worker import connects, left_over, worker_pid
+from test_usage_pipeline import crash, flush, kill_process, status, stored
+from test_usage_worker import left_over, worker_pid
 
 # Long enough that records wait until a test wants them stored.
 SLOWLY = {"keysmith__usage_flush_interval": "10min"}
@@ -377,9 +375,7 @@ def test_what_is_counted_outlasts_a_sudden_end_and_is_counted_once(end):
         decide(db, key, 500)
         if end == "worker":
             # All sessions end, and shared memory is made again. The waiting records are lost, and reported.
-            os.kill(worker_pid(db), signal.SIGKILL)
-            wait_until(lambda: connects(cluster))
-            db.session.close()
+            kill_process(cluster, db, worker_pid(db))
         else:
             crash(cluster, db)
         db = session(cluster)

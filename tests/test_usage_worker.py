@@ -15,7 +15,7 @@ import pytest
 from cluster import run, running
 from conftest import session, wait_until
 from test_usage_sql import assert_totals
-from test_usage_pipeline import (cluster_with_key, count, crash, events, flush, status, stored,
+from test_usage_pipeline import (cluster_with_key, count, crash, events, flush, kill_process, status, stored,
                                  worker_held_up)
 
 
@@ -644,10 +644,7 @@ def test_a_sudden_end_is_reported_with_its_bound(end):
             db.verify(key)
         most = db.value("SELECT most_waiting FROM keysmith_private.usage_incarnation")
         if end == "worker":
-            os.kill(pid, signal.SIGKILL)
-            # Sessions end first, then the server is up again.
-            wait_until(lambda: is_over(db))
-            wait_until(lambda: connects(cluster))
+            kill_process(cluster, db, pid)
         elif end == "immediate":
             cluster.stop("immediate")
             cluster.start()
@@ -703,22 +700,6 @@ def test_an_end_before_anything_was_stored_is_reported(lives):
         db.verify(key)
         flush(db)
         assert count(db, "losses") == lives + 1
-
-
-def is_over(db):
-    try:
-        db.value("SELECT 1")
-        return False
-    except psycopg.Error:
-        return True
-
-
-def connects(cluster):
-    try:
-        cluster.execute("SELECT 1")
-        return True
-    except psycopg.Error:
-        return False
 
 
 # Errors
