@@ -6,6 +6,7 @@ import re
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from serving import ENDPOINTS, Service, serving
 
@@ -484,6 +485,16 @@ def test_bodies_are_bounded(keys, key):
     assert not keys.ask(key, "POST", "/v1/images", {"label": "x" * 10_000_000}).handled
 
 
+def test_a_body_that_was_not_read_is_bounded_by_its_length(keys, key):
+    """An application need not read a long body: the header says how long it is."""
+    for length in ("131073", " 131073", "9" * 100, ["5", "131073"]):
+        answer = keys.ask(key, "POST", "/v1/keys", headers={"Content-Length": length})
+        assert (answer.status, answer.body["code"]) == (413, "content_too_large"), length
+        assert not keys.ask(key, "POST", "/v1/images", headers={"Content-Length": length}).handled
+    for length in ("0", "131072", "-1", "x", 1, None):
+        assert keys.ask(key, "POST", "/v1/keys", headers={"Content-Length": length}).status == 201, length
+
+
 def test_content_types(keys, key):
     def status(kind):
         return keys.ask(key, "POST", "/v1/keys", {}, headers={"content-type": kind}).status
@@ -783,6 +794,42 @@ def test_a_persons_role_bounds_what_it_may_do(people):
     assert 'scope="keys:write"' in refused.headers["WWW-Authenticate"]
     people.admin.call("remove_route", "default", "POST", "/v1/keys")
     assert ask_as(people, "bob", "POST", "/v1/keys", {"scopes": ["keys:write"]}).status == 403
+
+
+@pytest.mark.parametrize("headers", [
+    {"Sec-Fetch-Site": "cross-site"}, {"sec-fetch-site": ["same-origin", "cross-site"]}, {"Sec-Fetch-Site": 1},
+    {"Origin": "https://evil.example", "Host": "keys.example"}, {"Origin": "null", "Host": "keys.example"},
+    {"Origin": "https://keys.example"}], ids=str)
+def test_a_page_of_another_site_does_nothing_for_a_person(people, headers):
+    people.define("DELETE", "/key", "revoke")
+    key = people.admin.mint()
+    for method, path, body in [("POST", "/v1/keys", {"label": "CI"}), ("DELETE", "/key", None),
+                               ("POST", "/v1/images", None)]:
+        refused = ask_as(people, "ann", method, path, body, json.dumps(headers))
+        assert (refused.handled, refused.ok, refused.status, refused.body["code"]) \
+            == (True, False, 403, "cross_site_request")
+    assert people.admin.reason(key.api_key) == "ok"
+    assert [row.label for row in people.admin.call("list_keys", "acme")] == [None]
+    # It may link to what only reads; and a key is no cookie.
+    assert ask_as(people, "ann", "GET", "/v1/keys", headers=json.dumps(headers)).status == 200
+    with_key = json.dumps(headers | {"Authorization": f"Bearer {key.api_key}"})
+    assert ask_as(people, "ann", "POST", "/v1/keys", {}, with_key).status == 201
+
+
+@pytest.mark.parametrize("headers", [
+    {"Sec-Fetch-Site": "same-origin", "Origin": "https://other.example"}, {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "none"}, {"Origin": "https://Keys.example", "host": "keys.example"}, {"Host": "keys.example"}], ids=str)
+def test_a_page_of_the_own_site_acts_for_a_person(people, headers):
+    assert ask_as(people, "ann", "POST", "/v1/keys", {}, json.dumps(headers)).status == 201
+
+
+def test_a_refusal_of_another_site_is_told_and_recorded_as_such(people):
+    people.admin.call("alter_keyspace", "default", Jsonb({"error_body": "problem", "codes": {
+        "cross_site_request": {"code": "csrf", "status": 400}}}))
+    refused = ask_as(people, "ann", "POST", "/v1/keys", headers='{"Sec-Fetch-Site": "cross-site"}')
+    assert (refused.status, refused.body["code"], refused.body["status"]) == (400, "csrf", 400)
+    assert refused.headers["Cache-Control"] == "no-store" and "WWW-Authenticate" not in refused.headers
+    assert refused.body["request_id"] == str(refused.request_id)
 
 
 def test_without_an_id_a_person_means_the_only_key(people):

@@ -5,7 +5,7 @@ use keysmith_core::policy::forwarded::client_address;
 use pg::call::{Call, sql_functions};
 use pg::datum;
 use pg::error::Result;
-use pg::jsonb::{Container, Json};
+use pg::jsonb::Json;
 use pg::varlena::StoredAllowlist;
 use pgrx::pg_sys::Datum;
 
@@ -23,26 +23,24 @@ fn client_ip(call: &Call) -> Result<Option<Datum>> {
 
 /// The values of `X-Forwarded-For` and of `Forwarded`.
 pub fn of_proxies(headers: Option<Json<'_>>) -> [Vec<&[u8]>; 2] {
-    let mut found = [Vec::new(), Vec::new()];
-    if let Some(Json::Object(headers)) = headers {
-        collect(headers, b"x-forwarded-for", &mut found[0]);
-        collect(headers, b"forwarded", &mut found[1]);
-    }
-    found
+    [values_of(headers, b"x-forwarded-for"), values_of(headers, b"forwarded")]
 }
 
 /// The values of a header. A value that is not a text becomes an entry that can't be parsed.
-fn collect<'a>(headers: Container<'a>, name: &[u8], values: &mut Vec<&'a [u8]>) {
+pub fn values_of<'a>(headers: Option<Json<'a>>, name: &[u8]) -> Vec<&'a [u8]> {
     const UNREADABLE: &[u8] = b"?";
     let text = |value| match value {
         Json::Text(text) => Some(text),
         Json::Null => None,
         _ => Some(UNREADABLE),
     };
+    let mut values = Vec::new();
+    let Some(Json::Object(headers)) = headers else { return values };
     for (_, value) in headers.pairs().filter(|(key, _)| key.eq_ignore_ascii_case(name)) {
         match value {
             Json::Array(list) => values.extend(list.children().filter_map(text)),
             value => values.extend(text(value)),
         }
     }
+    values
 }

@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::operations;
+use crate::calls::client_ip::values_of;
 use crate::catalog::policy::{self, Policy};
 use keysmith_core::http::operation::Operation;
 use keysmith_core::http::query;
@@ -13,6 +14,7 @@ use pg::error::{Code, Error};
 use pg::jsonb::{Json, Jsonb};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::num::IntErrorKind;
 
 /// Who answers a request.
 pub enum Place<'p> {
@@ -173,6 +175,15 @@ fn arguments(
     /// More than the arguments of any operation need.
     const MOST: usize = 128 * 1024;
     const MOST_LEVELS: usize = 100;
+    let is_longer = |length: &[u8]| {
+        std::str::from_utf8(length).is_ok_and(|length| match length.trim().parse::<usize>() {
+            Ok(length) => length > MOST,
+            Err(error) => *error.kind() == IntErrorKind::PosOverflow,
+        })
+    };
+    if values_of(request.headers, b"content-length").into_iter().any(is_longer) {
+        return Err(Failure::of(Answer::ContentTooLarge));
+    }
     let body = match request.body {
         None => None,
         Some(body) if body.length() > MOST => return Err(Failure::of(Answer::ContentTooLarge)),
@@ -198,20 +209,11 @@ fn arguments(
 /// Whether the headers allow a JSON body. Without a header it is taken as JSON. So is a form's type,
 /// which curl sends with `-d`.
 fn is_json(headers: Option<Json>) -> bool {
-    let Some(Json::Object(headers)) = headers else { return true };
-    let is_good = |value: Json| {
-        let Json::Text(text) = value else { return false };
+    values_of(headers, b"content-type").into_iter().all(|text| {
         let text = String::from_utf8_lossy(text).to_ascii_lowercase();
         let kind = text.split(';').next().unwrap_or_default().trim();
         kind == "application/json"
             || kind == "application/x-www-form-urlencoded"
             || kind.starts_with("application/") && kind.ends_with("+json")
-    };
-    headers.pairs().filter(|(name, _)| name.eq_ignore_ascii_case(b"content-type")).all(
-        |(_, value)| match value {
-            Json::Array(values) => values.children().all(is_good),
-            Json::Null => true,
-            value => is_good(value),
-        },
-    )
+    })
 }

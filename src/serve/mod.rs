@@ -24,6 +24,7 @@ use crate::verdict::Verdict;
 use answer::Answer;
 use endpoint::{Place, Request};
 use keysmith_core::http::error::HttpError;
+use keysmith_core::http::origin::{self, Origin};
 use keysmith_core::policy::forwarded::client_address;
 use keysmith_core::policy::verdict::{self, Reason};
 use outcome::Outcome;
@@ -97,7 +98,10 @@ fn answer(call: &Call, catalog: &Catalog, request: &HttpRequest) -> Result<Answe
         _ => None,
     };
     let verdict: Verdict<Outcome> = match &person {
-        Some(person) => Outcome::of_person(person, &policy, &required.needs),
+        Some(person) => {
+            let verdict = Outcome::of_person(person, &policy, &required.needs);
+            if is_of_another_site(request) { refused(&policy, verdict) } else { verdict }
+        }
         None => authenticate::decide_by(memory, &reader, &policy, sought, request, &required)?,
     };
     let (id, decided) = (verdict.request_id, verdict.status);
@@ -142,6 +146,27 @@ fn person(keyspace: &[u8]) -> Option<Rc<Identity>> {
     // If the person may no longer act, the request is refused as one without a key.
     let identity = identity::current().ok().flatten()?;
     (identity.key.is_none() && *identity.keyspace == *keyspace).then_some(identity)
+}
+
+/// Whether a page of another site made a browser send the request, with its cookies. Links may read.
+fn is_of_another_site(request: &HttpRequest) -> bool {
+    let values = |name| client_ip::values_of(request.headers, name);
+    !request.method.is_some_and(origin::only_reads)
+        && Origin {
+            site: values(b"sec-fetch-site"),
+            origin: values(b"origin"),
+            host: values(b"host"),
+        }
+        .is_another_site()
+}
+
+/// The verdict on a request of another site.
+fn refused<'m>(policy: &Policy, mut verdict: Verdict<'m, Outcome>) -> Verdict<'m, Outcome> {
+    let error = worded(policy, verdict::Answer::CrossSiteRequest);
+    verdict.status = error.status;
+    let request_id = verdict.record.error.request_id.take();
+    verdict.record.error = HttpError { request_id, ..error };
+    verdict
 }
 
 /// An error in the keyspace's wording.

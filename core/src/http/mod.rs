@@ -5,6 +5,7 @@ pub mod error_body;
 pub mod headers;
 pub mod openapi;
 pub mod operation;
+pub mod origin;
 pub mod query;
 pub mod request;
 pub mod status;

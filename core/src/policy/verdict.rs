@@ -185,6 +185,7 @@ pub enum Answer {
     InvalidRequest,
     Forbidden,
     NotFound,
+    CrossSiteRequest,
     MethodNotAllowed,
     Conflict,
     ContentTooLarge,
@@ -194,7 +195,7 @@ pub enum Answer {
 
 impl Answer {
     /// All answers. A keyspace may replace their codes and messages.
-    pub const ALL: [Answer; 25] = [
+    pub const ALL: [Answer; 26] = [
         Answer::Ok,
         Answer::MissingAuthorization,
         Answer::InvalidAuthorization,
@@ -215,6 +216,7 @@ impl Answer {
         Answer::InvalidRequest,
         Answer::Forbidden,
         Answer::NotFound,
+        Answer::CrossSiteRequest,
         Answer::MethodNotAllowed,
         Answer::Conflict,
         Answer::ContentTooLarge,
@@ -243,7 +245,8 @@ impl Answer {
             Answer::IpNotAllowed
             | Answer::InsufficientKind
             | Answer::InsufficientScope
-            | Answer::Forbidden => 403,
+            | Answer::Forbidden
+            | Answer::CrossSiteRequest => 403,
             Answer::TooManyFailures | Answer::RateLimited | Answer::CreditsExhausted => 429,
             Answer::Unavailable => 503,
             Answer::InvalidRequest => 400,
@@ -278,6 +281,7 @@ impl Answer {
             Answer::InvalidRequest => "invalid_request",
             Answer::Forbidden => "forbidden",
             Answer::NotFound => "not_found",
+            Answer::CrossSiteRequest => "cross_site_request",
             Answer::MethodNotAllowed => "method_not_allowed",
             Answer::Conflict => "conflict",
             Answer::ContentTooLarge => "content_too_large",
@@ -310,6 +314,7 @@ impl Answer {
             Answer::InvalidRequest => "The request is not valid.",
             Answer::Forbidden => "This is not allowed.",
             Answer::NotFound => "There is no such thing.",
+            Answer::CrossSiteRequest => "A page of another site sent this request.",
             Answer::MethodNotAllowed => "This path does not take this method.",
             Answer::Conflict => "The request conflicts with the present state.",
             Answer::ContentTooLarge => "The content of the request is too large.",
