@@ -282,7 +282,7 @@ def test_a_keyspace_has_a_vocabulary_of_its_own(db):
         verdict = db.verify(api_key, keyspace="mine", **asked)
         return verdict.reason, verdict.status, verdict.code, verdict.message
 
-    usual = "The API key lacks a scope that this request needs."
+    usual = "A scope that this request needs is missing."
     inside = {"ip": "10.0.0.1"}
     assert told(key, **inside) == ("ok", 200, "ok", "The API key is valid.")
     assert told(key, scopes=["b"], **inside) == (

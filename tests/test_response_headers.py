@@ -78,7 +78,7 @@ def test_missing_scopes_are_listed(db):
         f'{scheme} error="insufficient_scope", scope="b c d"' for scheme in ("Bearer", "Key"))
     assert verdict.problem == {
         "type": "about:blank", "title": "Forbidden", "status": 403, "code": "insufficient_scope",
-        "detail": "The API key lacks a scope that this request needs.", "missing_scopes": "b & (c | d)",
+        "detail": "A scope that this request needs is missing.", "missing_scopes": "b & (c | d)",
         "request_id": str(verdict.request_id)}
 
 

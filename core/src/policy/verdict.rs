@@ -303,7 +303,7 @@ impl Answer {
             }
             Answer::IpNotAllowed => "The API key may not be used from this address.",
             Answer::InsufficientKind => "This request needs a secret API key.",
-            Answer::InsufficientScope => "The API key lacks a scope that this request needs.",
+            Answer::InsufficientScope => "A scope that this request needs is missing.",
             Answer::RateLimited => "Too many requests: try again later.",
             Answer::CreditsExhausted => "The credits are used up.",
             Answer::Unavailable => "API keys can't be checked here at the moment: try again.",
