@@ -237,6 +237,21 @@ def test_a_method_that_nobody_knows_is_not_listed(db, key):
         assert db.one("authenticate", limited, method, "/x").reason == "insufficient_scope"
 
 
+def test_a_path_in_other_letters_goes_round_no_route(db):
+    """Some servers route it as the same path."""
+    db.tenant()
+    db.call("define_route", "default", "GET", "/photos/{id}", ["photos:read"])
+    db.call("define_endpoint", "default", "DELETE", "/keys/{id}", "revoke")
+    limited = Jsonb({"x-api-key": db.mint(scopes=["a"]).api_key})
+    for path in ("/PHOTOS/1", "/Photos/1/", "/%50hotos/1"):
+        assert db.one("authenticate", limited, "GET", path).reason == "insufficient_scope"
+    assert db.one("authenticate", limited, "DELETE", "/Keys/1").reason == "insufficient_scope"
+    saw = [step.saw for step in db.call("explain_verify", db.mint().api_key, method="GET", path="/PHOTOS/1") if step.outcome == "refuse"]
+    assert saw == ["holds *; the path differs from a route in upper and lower case only"]
+    for method, path in (("POST", "/PHOTOS/1"), ("GET", "/PHOTOS"), ("GET", "/videos/1")):
+        assert db.one("authenticate", limited, method, path).ok
+
+
 def test_an_unknown_keyspace_has_no_keys(db, key):
     for keyspace in ("nowhere", "", "x" * 1_000_000, None, "Default"):
         verdict = db.one("authenticate", Jsonb({"x-api-key": key}), "GET", "/", keyspace=keyspace)

@@ -224,6 +224,9 @@ pub fn required<'a>(
         },
         Match::UnknownVariant => impossible("the route has no such variant"),
         Match::Unlisted if policy.refuses_unlisted_routes => impossible("the route is not listed"),
+        Match::Unlisted if policy.routes().has_in_any_case(method, path) => {
+            impossible("the path differs from a route in upper and lower case only")
+        }
         Match::Unlisted => RouteRequirement {
             needs: NeededScopes::Nothing,
             kind: None,

@@ -271,6 +271,12 @@ impl<T> Routes<T> {
         entries.flat_map(|entry| entry.variants.iter().map(|(_, value)| (&*entry.method, value)))
     }
 
+    /// Whether some route matches a request if upper and lower case are the same, as some servers take
+    /// them. Only ASCII letters are compared so.
+    pub fn has_in_any_case(&self, method: &[u8], path: &Path) -> bool {
+        self.root.has_in_any_case(method, &path.0)
+    }
+
     /// The most specific route for a request. No variant is the variant "".
     pub fn find(&self, method: &[u8], path: &Path, variant: &[u8]) -> Match<'_, T> {
         let Some(entry) = self.root.find(method, &path.0) else { return Match::Unlisted };
@@ -289,6 +295,19 @@ impl<T> Node<T> {
         let literal = || self.literals.get(segment.as_slice())?.find(method, after);
         let parameter = || self.parameter.as_ref()?.find(method, after);
         literal().or_else(parameter).or_else(|| with_method(&self.rest, method))
+    }
+
+    fn has_in_any_case(&self, method: &[u8], segments: &[Vec<u8>]) -> bool {
+        let Some((segment, after)) = segments.split_first() else {
+            return with_method(&self.here, method).is_some();
+        };
+        let literals =
+            self.literals.iter().filter(|(literal, _)| literal.eq_ignore_ascii_case(segment));
+        literals
+            .map(|(_, node)| node)
+            .chain(self.parameter.as_deref())
+            .any(|node| node.has_in_any_case(method, after))
+            || with_method(&self.rest, method).is_some()
     }
 }
 
@@ -361,6 +380,28 @@ mod tests {
         match table.find(method.as_bytes(), &Path::parse(path.as_bytes())?, b"") {
             Match::Route(name) => Some(name),
             _ => None,
+        }
+    }
+
+    #[test]
+    fn some_servers_take_upper_case_for_lower() {
+        let table = table(&[("GET", "/photos/{id}/Parts", ""), ("*", "/admin/*", "")]);
+        for (method, path, expected) in [
+            ("GET", "/PHOTOS/1/parts", true),
+            ("HEAD", "/photos/1/%50ARTS/", true),
+            ("POST", "/photos/1/parts", false),
+            ("GET", "/photos/1", false),
+            ("GET", "/PHOTOS/1/parts/2", false),
+            ("DELETE", "/Admin/a/b", true),
+            ("DELETE", "/Admin", false),
+            ("GET", "/", false),
+        ] {
+            let parsed = Path::parse(path.as_bytes()).unwrap();
+            assert_eq!(
+                table.has_in_any_case(method.as_bytes(), &parsed),
+                expected,
+                "{method} {path}"
+            );
         }
     }
 
