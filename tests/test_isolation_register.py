@@ -558,3 +558,11 @@ def test_who_may_read_it(isolated):
     isolated.rows("SET LOCAL ROLE app")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         isolated.rows("TABLE keysmith.isolation")
+
+
+def test_policies_of_isolate_without_their_conditions_are_found(db):
+    """Tools that copy policies from a schema may leave out what they say."""
+    db.rows("CREATE TABLE bare (tenant_id uuid)")
+    db.rows("CREATE POLICY keysmith_tenant ON bare AS RESTRICTIVE")
+    db.rows("ALTER TABLE bare ENABLE ROW LEVEL SECURITY")
+    assert "table public.bare: it has the policies of isolate(), which does not know it" in warnings(db)

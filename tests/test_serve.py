@@ -816,6 +816,14 @@ def test_a_page_of_another_site_does_nothing_for_a_person(people, headers):
     assert ask_as(people, "ann", "POST", "/v1/keys", {}, with_key).status == 201
 
 
+def test_a_page_of_another_site_opens_no_websocket_for_a_person(people):
+    """The handshake is a GET, and then both sides write."""
+    for site, status in (("cross-site", 403), ("same-origin", 200)):
+        for name in ("Sec-WebSocket-Key", "sec-websocket-version"):
+            handshake = json.dumps({"Sec-Fetch-Site": site, name: "13"})
+            assert ask_as(people, "ann", "GET", "/live", headers=handshake).status == status, (site, name)
+
+
 @pytest.mark.parametrize("headers", [
     {"Sec-Fetch-Site": "same-origin", "Origin": "https://other.example"}, {"Sec-Fetch-Site": "same-site"},
     {"Sec-Fetch-Site": "none"}, {"Origin": "https://Keys.example", "host": "keys.example"}, {"Host": "keys.example"}], ids=str)

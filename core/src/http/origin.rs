@@ -33,6 +33,10 @@ impl Origin<'_> {
     }
 }
 
+/// The headers of a handshake for a WebSocket, of which every version has the first. A browser lets
+/// any site open one, and then both sides write.
+pub const HANDSHAKE: [&[u8]; 2] = [b"sec-websocket-version", b"sec-websocket-key"];
+
 /// Whether a method only reads (RFC 9110), so that other sites may link to it.
 pub fn only_reads(method: &[u8]) -> bool {
     [&b"GET"[..], b"HEAD", b"OPTIONS", b"TRACE"].iter().any(|one| method.eq_ignore_ascii_case(one))

@@ -65,13 +65,18 @@ SELECT e.found AS oid, true AS is_registered FROM entry e
 UNION
 SELECT p.polrelid, false
 FROM pg_catalog.pg_policy p
+WHERE p.polname IN ('keysmith_tenant', 'keysmith_access')
+  AND p.polrelid NOT IN (SELECT e.found FROM entry e)
+UNION
+SELECT p.polrelid, false
+FROM pg_catalog.pg_policy p
 JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = p.oid
      AND d.refclassid = 'pg_catalog.pg_proc'::regclass
 JOIN pg_catalog.pg_proc f ON f.oid = d.refobjid
 WHERE f.pronamespace = 'keysmith'::regnamespace
   AND p.polrelid NOT IN (SELECT e.found FROM entry e);
 COMMENT ON VIEW keysmith_private.known_isolated IS
-'Tables that isolate() was called for, and tables with policies that call our functions';
+'Tables that isolate() was called for, and tables with policies that call our functions or have the names of ours';
 
 -- Views are warnings only. Anyone can make very many views, so the search ends after some.
 CREATE FUNCTION keysmith_private.views_above_isolated(
