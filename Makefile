@@ -30,8 +30,8 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 
 .DEFAULT_GOAL := help
 .PHONY: help setup all build script check-script install uninstall deb deb-twice image-layout dist release-check \
-        demo stop psql test test-core test-server test-majors smoke stranger installcheck lint clippy deny bench \
-        bench-capacity bench-drain bench-instructions bench-isolation bench-ledger bench-logged bench-round-trip bench-row-ledger \
+        demo portal portal-pictures stop psql test test-core test-server test-browser test-node test-majors smoke stranger installcheck lint clippy deny bench \
+        bench-capacity bench-clients bench-drain bench-instructions bench-isolation bench-ledger bench-logged bench-round-trip bench-row-ledger \
         bench-rows bench-serve bench-usage dashboard-picture fuzz fuzz-sql miri valgrind consistency history soak scale \
         failover clean
 
@@ -98,6 +98,14 @@ deb-twice: ## build the packages from two new clones, and compare them
 demo: install ## install it, and show a key's life on a private cluster
 	@scripts/demo.sh
 
+portal: install $(VENV)/done ## show the page for your customers on the demo's cluster
+	@scripts/cluster.sh start
+	@set -- $$(scripts/cluster.sh where) && exec $(VENV)/bin/python clients/portal/demo.py --dsn "host=$$2 port=$$4 user=$$6"
+
+portal-pictures: install $(VENV)/done ## draw the pictures of that page
+	@scripts/setup.sh browser
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python tests/clients/portal_pictures.py
+
 stop: ## end the demo's cluster
 	@scripts/cluster.sh stop
 
@@ -115,8 +123,8 @@ test-core: setup ## test the rules that need no server
 	set -o pipefail; $(CARGO) test --release -p keysmith-core | tee $(BUILD)/core-tests.log
 
 test-server: install check-script $(VENV)/done ## test the extension, on private clusters
-	$(if $(TESTS),,@scripts/setup.sh curl pgbouncer examples monitoring patroni deb stranger)
-	$(if $(TESTS),,@scripts/examples.sh)
+	$(if $(TESTS),,@scripts/setup.sh curl pgbouncer examples browser monitoring patroni deb stranger)
+	$(if $(TESTS),,@VENV=$(VENV) scripts/examples.sh)
 	KEYSMITH_TEST_COUNT=$(abspath $(BUILD))/server-tests.count PG_CONFIG=$(pg_config) \
 	    $(VENV)/bin/pytest -rs -n $(TEST_JOBS) --dist loadfile $(or $(TESTS),tests)
 
@@ -124,6 +132,17 @@ $(VENV)/done: tests/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -r $<
 	touch $@
+
+test-browser: install $(VENV)/done ## test the portal in a browser, at every width and in both colour schemes
+	@scripts/setup.sh browser
+	@VENV=$(VENV) scripts/examples.sh clients
+	KEYSMITH_BROWSER=full PG_CONFIG=$(pg_config) $(VENV)/bin/pytest -rs tests/clients/test_portal*.py
+
+test-node: install $(VENV)/done ## test the package for Node.js, with its types
+	@scripts/setup.sh examples
+	@VENV=$(VENV) scripts/examples.sh clients
+	node --test 'clients/node/test/*.test.js'
+	PG_CONFIG=$(pg_config) $(VENV)/bin/pytest -rs tests/clients/test_node*.py
 
 test-majors: setup ## run every test on every supported PostgreSQL, or MAJORS="16 18"
 	@scripts/test-majors.sh
@@ -169,6 +188,12 @@ benches/frameworks/node_modules/.package-lock.json: benches/frameworks/package-l
 
 bench-capacity: install $(VENV)/done ## measure what a rate of requests takes a day
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/capacity.py
+
+bench-clients: install $(VENV)/done ## measure what the packages for applications add to a request
+	@scripts/setup.sh examples
+	@VENV=$(VENV) scripts/examples.sh clients
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/clients_python.py
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/clients_node.py
 
 bench-drain: install $(VENV)/done ## measure how fast usage is stored
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/drain.py

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fetches the packages of the framework examples, those that make keys which are imported, and a
-# scanner, as their manifests pin them, into the build directory. If a registry does not answer in
+# Fetches the packages of the framework examples, those that tests of the client packages need, those
+# that make keys which are imported, and a scanner, as their manifests pin them, into the build
+# directory; with "clients", only those for the client packages. If a registry does not answer in
 # time, the script says so and goes on: the tests that need them are then skipped, with the reason.
 source "$(dirname "$0")/common.sh"
 
@@ -44,7 +45,7 @@ node_packages() { # NAME FOLDER
 }
 
 export -f python_packages node_packages
-export PLACE
+export PLACE VENV=${VENV:-${CARGO_TARGET_DIR:-$ROOT/target}/venv}
 
 python() {
     fetch "$@" -- bash -ec "python_packages $*"
@@ -54,6 +55,21 @@ node() {
     fetch "$1" "$2/package-lock.json" -- bash -ec "node_packages $1 $2"
 }
 
+# Those of the tests themselves: into the tests' own environment.
+tests_packages() {
+    "$VENV/bin/pip" install --quiet --disable-pip-version-check --timeout 15 --retries 2 -r tests/clients/requirements.txt
+}
+export -f tests_packages
+
+clients() {
+    # The environment may be newer than the mark that they were fetched.
+    [ "$PLACE/clients/done" -nt "$VENV/done" ] || rm -f "$PLACE/clients/done"
+    fetch clients tests/clients/requirements.txt -- bash -ec tests_packages
+    node clients-node tests/clients/node
+}
+
+clients
+[ "${1:-}" != clients ] || exit 0
 python python examples/{django,fastapi,live}/requirements.txt
 python key-makers tests/makers/requirements.txt
 python gitleaks tests/makers/gitleaks.txt

@@ -22,6 +22,7 @@ has_source_tools() { bison --version && flex --version && perl --version && bzip
 has_patroni() { PATH=$PATH:/usr/sbin; command -v etcd && command -v haproxy && command -v patroni; }
 has_debhelper() { command -v dh && command -v dpkg-buildpackage; }
 has_monitoring() { command -v prometheus && command -v promtool && command -v prometheus-sql-exporter; }
+has_browser() { command -v chromium && command -v chromedriver; }
 has_pgbouncer() { PATH=$PATH:/usr/sbin command -v pgbouncer; }
 # Only if the distribution's version is new enough.
 node_packages() {
@@ -71,6 +72,7 @@ for extra in "$@"; do
                 "ruby ruby-sequel ruby-pg ruby-rack ruby-webrick" \
                 ruby -e 'require "sequel"; require "pg"; require "rack"; require "webrick"'
             ;;
+        browser) need "Chromium with ChromeDriver, to test the portal" "chromium chromium-driver" has_browser ;;
         deb)
             need "debhelper, to build Debian packages" "debhelper dpkg-dev" has_debhelper
             need "lintian, to check them" "lintian" command -v lintian

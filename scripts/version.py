@@ -26,6 +26,9 @@ PLACES = [
     # Not that of the form of the file, which is deeper than the one and higher than the other.
     ("META.json", rf'^(?:  |      )"version": "({NUMBER})",?$'),
     ("META.json", rf"sql/keysmith--({NUMBER})\.sql"),
+    ("clients/python/pyproject.toml", rf'^version = "({NUMBER})"$'),
+    ("clients/node/package.json", rf'^  "version": "({NUMBER})",$'),
+    ("clients/portal/package.json", rf'^  "version": "({NUMBER})",$'),
 ]
 DEBIAN = ("debian/changelog", rf"\Akeysmith \(({NUMBER})-\d+\)")
 # What documents call it by. A table's column keeps its width.
@@ -38,7 +41,8 @@ def current():
 
 
 def documents():
-    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md")),
+             *sorted((ROOT / "clients").glob("*/README.md"))]
     return [str(path.relative_to(ROOT)) for path in found if path.exists()]
 
 

@@ -16,6 +16,9 @@ import cluster as clusters
 import scratch
 from majors import HAS_EVERY_MODULE
 
+# Projects that tests run as their users would.
+collect_ignore_glob = ["clients/trial_python/*"]
+
 _numbers = itertools.count()
 
 # Functions that only the owner can name.

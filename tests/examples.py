@@ -67,10 +67,14 @@ def running(example, cluster, dbname, folder, **settings):
     """The application, as a process that connects to the database as the role app."""
     example.require()
     port = free_port()
+    packages = PACKAGES / (example.packages or "") / "node_modules"
+    own = folder / "node_modules"
+    own.mkdir()
+    (own / "keysmith").symlink_to(ROOT / "clients/node")
     environment = clusters.environment() | settings | {
         "PGHOST": str(cluster.dir), "PGPORT": str(cluster.port), "PGUSER": "app",
         "PGDATABASE": dbname, "PORT": str(port),
-        "NODE_PATH": str(PACKAGES / (example.packages or "") / "node_modules")}
+        "PYTHONPATH": str(ROOT / "clients/python/src"), "NODE_PATH": f"{own}:{packages}"}
     log = folder / "log"
     with open(log, "w") as output:
         process = subprocess.Popen(example.command(), env=environment, cwd=folder,
