@@ -137,7 +137,7 @@ def main():
 {report.surroundings(data)} One worker of each; the processor time of a
 request in its process, median of {options.rounds} rounds of {options.requests:,} requests over four connections.
 
-The decision excluded: the pool answers at once, so that only the package's own work counts.
+Without the decision: a pool without a database gives all answers, so that only the package's own work counts.
 
 {first}
 

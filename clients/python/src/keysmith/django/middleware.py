@@ -168,9 +168,10 @@ def path_of(request: HttpRequest) -> str:
 
 def body_of(request: HttpRequest) -> str | None:
     """The body as JSON text, as far as it can be one for an endpoint. Django keeps what is read for the view."""
-    stated = request.META.get("CONTENT_LENGTH") or ""
-    # Under WSGI, Django reads no body whose length is not stated.
-    length = int(stated) if stated.isdecimal() else None if hasattr(request, "scope") else 0
+    length = calls.length_of(request.META.get("CONTENT_LENGTH") or "")
+    if length is None and not hasattr(request, "scope"):
+        # Under WSGI, Django reads no body whose length is not stated.
+        return None
     if length == 0:
         return None
     if not calls.is_read(request.META.get("CONTENT_TYPE") or None):
