@@ -151,7 +151,7 @@ fn person(keyspace: &[u8]) -> Option<Rc<Identity>> {
 /// Whether a page of another site made a browser send the request, with its cookies. Links may read.
 fn is_of_another_site(request: &HttpRequest) -> bool {
     let values = |name: &[u8]| client_ip::values_of(request.headers, name);
-    let is_handshake = || origin::HANDSHAKE.iter().any(|name| !values(*name).is_empty());
+    let is_handshake = || origin::HANDSHAKE.iter().any(|name| !values(name).is_empty());
     (!request.method.is_some_and(origin::only_reads) || is_handshake())
         && Origin {
             site: values(b"sec-fetch-site"),
