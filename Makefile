@@ -141,7 +141,7 @@ test-browser: install $(VENV)/done ## test the portal in a browser, at every wid
 test-node: install $(VENV)/done ## test the package for Node.js, with its types
 	@scripts/setup.sh examples
 	@VENV=$(VENV) scripts/examples.sh clients
-	node --test 'clients/node/test/*.test.js'
+	node --test clients/node/test/*.test.js
 	PG_CONFIG=$(pg_config) $(VENV)/bin/pytest -rs tests/clients/test_node*.py
 
 test-majors: setup ## run every test on every supported PostgreSQL, or MAJORS="16 18"
