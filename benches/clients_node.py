@@ -3,12 +3,10 @@ and with the package, whose pool answers at once; and with a real database, besi
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +18,7 @@ import dataset
 import ratios
 import report
 from dataset import clusters
+from worker import Worker
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "clients_node.md"
@@ -28,29 +27,6 @@ FRAMEWORKS = {"express": "Express", "fastify": "Fastify", "hono": "Hono, @hono/n
 # Until then Node has not compiled all that a request runs.
 WARM_UP = 20_000
 ALONE, PACKAGE, BY_HAND = "alone", "package", "by hand"
-
-
-class Worker:
-    """A process that takes commands as lines of JSON."""
-
-    def __init__(self, folder, environment):
-        self.process = subprocess.Popen(["node", folder / "clients_node.mjs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True, cwd=folder, env=environment)
-
-    def ask(self, command, **details):
-        self.process.stdin.write(json.dumps({"command": command, **details}) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"a worker ended with {self.process.wait()}")
-        return json.loads(answer)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
 
 
 @contextmanager
@@ -69,7 +45,7 @@ def project():
 def measure(folder, contenders, environment, rounds, requests, key=None, between=lambda: None):
     """By contender, the microseconds of processor time of a request, one figure for each round."""
     with ExitStack() as stack:
-        start = lambda: stack.enter_context(Worker(folder, environment))
+        start = lambda: stack.enter_context(Worker("a worker", ["node", folder / "clients_node.mjs"], environment, folder))
         load = start()
         workers = {contender: start() for contender in contenders}
         ports = {(framework, how): worker.ask("serve", framework=framework, how=how, real=key is not None)["port"]

@@ -31,7 +31,7 @@ ROW = (False, 200, '{"RateLimit": "\\"hourly\\";r=59;t=60", "RateLimit-Policy": 
 
 # The pairs, and what the second one has that the first has not.
 PAIRS = {"fastapi": ("FastAPI", "bare", "middleware"),
-         # A handler with a model, and a connection: by a dependency of its own, or by ours.
+         # A handler with a model and a connection, from its own dependency or from the package.
          "fastapi connection": ("FastAPI, with a connection", "own dependency", "dependency"),
          "flask": ("Flask", "bare", "middleware")}
 BY_HAND = {"fastapi": ("FastAPI, real database", "by hand", "database"), "flask": ("Flask, real database", "by hand", "database")}

@@ -7,7 +7,6 @@ Each runs in one worker, beside the same driver that asks keysmith, and beside t
 import json
 import os
 import random
-import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import plot
 import ratios
 import report
+from worker import Worker
 
 FOLDER = Path(__file__).parent / "frameworks"
 LEAST = 10
@@ -42,35 +42,14 @@ PROGRAMS = {
 }
 
 
-class Worker:
-    """A process that takes commands as lines of JSON."""
-
-    def __init__(self, program, cluster):
-        environment = os.environ | {"PGHOST": str(cluster.dir), "PGPORT": str(cluster.port), "PGUSER": "postgres",
-                                    "PGDATABASE": "postgres", "NODE_ENV": "production"}
-        self.name = program
-        self.process = subprocess.Popen(list(map(str, PROGRAMS[program])), stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True, env=environment)
-
-    def ask(self, command, **details):
-        self.process.stdin.write(json.dumps({"command": command, **details}) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"{self.name} ended with {self.process.wait()}")
-        return json.loads(answer)
-
-    def end(self):
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
-
-
 @contextmanager
 def workers(cluster):
+    environment = os.environ | {"PGHOST": str(cluster.dir), "PGPORT": str(cluster.port), "PGUSER": "postgres",
+                                "PGDATABASE": "postgres", "NODE_ENV": "production"}
     found = {}
     try:
         for program in PROGRAMS:
-            found[program] = Worker(program, cluster)
+            found[program] = Worker(program, PROGRAMS[program], environment)
         yield found
     finally:
         for worker in found.values():

@@ -4950,7 +4950,7 @@ JOIN pg_catalog.pg_proc f ON f.oid = d.refobjid
 WHERE f.pronamespace = 'keysmith'::regnamespace
   AND p.polrelid NOT IN (SELECT e.found FROM entry e);
 COMMENT ON VIEW keysmith_private.known_isolated IS
-'Tables that isolate() was called for, and tables with policies that call our functions or have the names of ours';
+'Tables that isolate() was called for, and tables whose policies call our functions or have their names from isolate()';
 
 -- Views are warnings only. Anyone can make very many views, so the search ends after some.
 CREATE FUNCTION keysmith_private.views_above_isolated(

@@ -4,10 +4,9 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from psycopg.rows import namedtuple_row
 
 import examples
-from conftest import wait_until
+from conftest import session, wait_until
 
 SCHEMA = (examples.ROOT / "examples/schema.sql").read_text()
 DECISION = re.compile(r"keysmith\.(authenticate|serve)\(")
@@ -34,18 +33,15 @@ def served(request, cluster, tmp_path_factory):
 
 
 @pytest.fixture
-def site(served, cluster, database):
+def site(served, cluster):
     """A client of the application, and an administrator's session. Two new tenants."""
     http, dbname, _ = served
-    session = cluster.connect(dbname, row_factory=namedtuple_row)
-    session.prepare_threshold = None
-    db = database(session)
+    db = session(cluster, dbname)
     db.rows("TRUNCATE photo")
     for tenant in ("acme", "globex"):
-        if not db.rows("SELECT 1 FROM keysmith_private.tenant WHERE name = %s", tenant):
-            db.tenant(tenant)
+        db.tenant(tenant, if_not_exists=True)
     yield http, db
-    session.close()
+    db.session.close()
 
 
 def test_each_tenant_sees_and_writes_its_own(site):

@@ -5,10 +5,9 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from psycopg.rows import namedtuple_row
 
 import node_server
-from conftest import wait_until
+from conftest import session, wait_until
 
 
 class Contract:
@@ -33,16 +32,13 @@ class Contract:
             cluster.execute("DROP ROLE IF EXISTS web")
 
     @pytest.fixture
-    def admin(self, cluster, place, database):
-        session = cluster.connect(place, row_factory=namedtuple_row)
-        session.prepare_threshold = None
-        db = database(session)
+    def admin(self, cluster, place):
+        db = session(cluster, place)
         db.rows("TRUNCATE photo")
         for tenant in ("acme", "globex"):
-            if not db.rows("SELECT 1 FROM keysmith_private.tenant WHERE name = %s", tenant):
-                db.tenant(tenant)
+            db.tenant(tenant, if_not_exists=True)
         yield db
-        session.close()
+        db.session.close()
 
     @pytest.fixture(scope="class")
     def started(self, cluster, place, tmp_path_factory):
@@ -405,7 +401,7 @@ class Contract:
             thread.join()
         assert not wrong
 
-    # Where the package is not asked
+    # Requests outside of its paths
 
     def test_outside_of_its_paths_there_is_no_caller(self, another):
         with another(PATHS="/photos,/v1") as http:

@@ -116,7 +116,7 @@ def undeclare(project):
     project.edit("schema.js", "  ...isolated(table.tenantId),\n", "")
 
 
-# What drizzle-kit does to what a schema does not declare. If these fail, it has improved.
+# Policies that a schema does not declare. If these tests fail, drizzle-kit has improved.
 
 @pytest.mark.parametrize("options", [[], ["--force"]], ids=["asked", "forced"])
 def test_push_drops_isolation_that_is_not_declared(db, photo, project, options):

@@ -15,7 +15,7 @@ JSON = ["Content-Type: application/json"]
 class OfExpress(Contract):
     program = "express.mjs"
 
-    # What Node's answers can do
+    # The answers of Node's http module
 
     @pytest.mark.parametrize("path", ["/file", "/filestream"])
     def test_files_and_streams(self, http, path):

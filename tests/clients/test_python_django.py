@@ -13,7 +13,7 @@ import pytest
 
 import examples
 import project
-from conftest import wait_until
+from conftest import session, wait_until
 from serving import ENDPOINTS
 
 pytest.importorskip("django")
@@ -114,16 +114,12 @@ def server(request, cluster, prepared, tmp_path_factory):
 
 
 @pytest.fixture
-def site(server, cluster, prepared, database):
+def site(server, cluster, prepared):
     """The client, and an administrator's session. No photos."""
-    from psycopg.rows import namedtuple_row
-
-    session = cluster.connect(prepared, row_factory=namedtuple_row)
-    session.prepare_threshold = None
-    db = database(session)
+    db = session(cluster, prepared)
     db.rows("TRUNCATE photos_photo")
     yield server, db
-    session.close()
+    db.session.close()
 
 
 def stored(db):

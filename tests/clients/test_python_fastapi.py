@@ -273,7 +273,7 @@ def test_sessions_and_synchronous_handlers(site, kind):
         assert send("GET", "/add?name=no", key).status == 400
         assert send("GET", "/add?name=two", key).json == ["acme", 2]
         assert send("GET", "/add?name=x").status == 401
-        # Many at once, over few sessions and threads.
+        # Many threads send requests at the same time; the application has few sessions.
         results = []
         threads = [threading.Thread(target=lambda n=n: results.append(send("GET", f"/add?name=n{n}", key).status))
                    for n in range(50)]

@@ -33,8 +33,8 @@ impl Origin<'_> {
     }
 }
 
-/// The headers of a handshake for a WebSocket, of which every version has the first. A browser lets
-/// any site open one, and then both sides write.
+/// The headers of a handshake for a WebSocket. All versions of HTTP send the first. A browser lets any
+/// site open a WebSocket, and then both sides write.
 pub const HANDSHAKE: [&[u8]; 2] = [b"sec-websocket-version", b"sec-websocket-key"];
 
 /// Whether a method only reads (RFC 9110), so that other sites may link to it.

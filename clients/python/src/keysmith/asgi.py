@@ -281,10 +281,6 @@ KEYS = {name: key_of(name) for name in (
     b"x-request-id")}
 
 
-# What a path may have besides letters and digits.
-PATH_CHARACTERS = "/!$&'()*+,;=:@~"
-
-
 def routed(scope: Scope) -> str:
     """The path by which the framework routes: without the root path, which may be there or not."""
     path: str = scope["path"]
@@ -302,7 +298,7 @@ def path_of(scope: Scope) -> str:
     if root and raw != path and raw.startswith(root):
         raw = raw[len(root):]
     if raw != path and unquote_to_bytes(raw) != path:
-        raw = quote(path, safe=PATH_CHARACTERS).encode()
+        raw = quote(path, safe=calls.PATH_CHARACTERS).encode()
     query = scope.get("query_string")
     return (raw + b"?" + query if query else raw).decode("latin-1")
 

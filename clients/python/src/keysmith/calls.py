@@ -36,7 +36,9 @@ HAS_SCOPE = "SELECT keysmith.has_scope($1::text)"
 CHECK = "SELECT 1"
 
 MOST_BODY = 128 * 1024
-# What stands for a body that is no JSON: a text, which no endpoint takes.
+# The characters of a path that are not encoded, besides letters and digits.
+PATH_CHARACTERS = "/!$&'()*+,;=:@~"
+# Passed in place of a body that is not JSON. It is a text, which no endpoint takes.
 NOT_JSON = '"not JSON"'
 BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 

@@ -15,8 +15,6 @@ from .sources import is_async, source
 Environ = dict[str, Any]
 Headers = list[tuple[str, str]]
 App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
-# What a path may have besides letters and digits.
-PATH_CHARACTERS = "/!$&'()*+,;=:@~"
 REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 409: "Conflict"}
 
 
@@ -44,7 +42,7 @@ class KeysmithMiddleware:
 
 class _Request:
     extra: dict[str, str] | Any = {}
-    # What the application has passed to start_response, until it is sent.
+    # The arguments of start_response, until they are sent.
     started: tuple[str, Headers, Any] | None = None
     write: Callable[[bytes], Any] | None = None
     instead: Iterable[bytes] | None = None
@@ -212,7 +210,7 @@ def routed(environ: Environ) -> bytes:
 
 
 def path_of(environ: Environ) -> str:
-    path, query = quote(routed(environ), safe=PATH_CHARACTERS), environ.get("QUERY_STRING")
+    path, query = quote(routed(environ), safe=calls.PATH_CHARACTERS), environ.get("QUERY_STRING")
     return f"{path}?{query}" if query else path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -17,11 +16,10 @@ from django.utils.module_loading import import_string
 
 from .. import calls, errors, flow
 from ..caller import SyncCaller
-from ..wsgi import PATH_CHARACTERS
+from ..wsgi import headers_of
 from .transactions import ENDED, Transaction
 
 SETTINGS = ("KEYSPACE", "PATHS", "VARIANT", "SPEND", "WEIGHTS", "SUBJECT", "PERSON", "LOG")
-PLAIN = re.compile(r"[A-Za-z0-9/_.~-]*")
 WITHOUT_BINDING = "keysmith needs psycopg 3 below Django: psycopg2 writes parameters, and so keys, into statements"
 
 
@@ -140,7 +138,7 @@ def configured() -> tuple[str, calls.Options]:
 
 
 def call_of(request: HttpRequest, options: calls.Options) -> calls.Call:
-    headers, path = calls.headers_json(headers_of(request)), path_of(request)
+    headers, path = calls.headers_json(headers_of(request.META)), path_of(request)
     if headers is None or "\0" in path:
         raise errors.Refused(400, "invalid_request", "The request can't be read.")
     method = request.method or ""
@@ -148,20 +146,9 @@ def call_of(request: HttpRequest, options: calls.Options) -> calls.Call:
     return options.call(headers, method, path, body, calls.address(request.META.get("REMOTE_ADDR")), request)
 
 
-def headers_of(request: HttpRequest) -> Iterator[tuple[str, str]]:
-    """As request.headers, which takes longer."""
-    for name, value in request.META.items():
-        if name.startswith("HTTP_"):
-            yield name[5:].replace("_", "-"), value
-        elif name in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
-            yield name.replace("_", "-"), value
-
-
 def path_of(request: HttpRequest) -> str:
     """The path by which Django routes, encoded, with its query."""
-    path = request.path_info
-    if not PLAIN.fullmatch(path):
-        path = quote(path, safe=PATH_CHARACTERS, errors="surrogateescape")
+    path = quote(request.path_info, safe=calls.PATH_CHARACTERS, errors="surrogateescape")
     query = request.META.get("QUERY_STRING")
     return f"{path}?{query}" if query else path
 
